@@ -1,0 +1,27 @@
+"""Loss functions with their gradients, in one pass over memory, for NumPy arrays."""
+
+from . import losses as losses
+from .dispatch import get_num_threads as get_num_threads
+from .dispatch import set_num_threads as set_num_threads
+from .losses.elementwise.binary_crossentropy import BinaryCrossentropy as BinaryCrossentropy
+from .losses.elementwise.binary_crossentropy import binary_crossentropy as binary_crossentropy
+from .losses.elementwise.huber import Huber as Huber
+from .losses.elementwise.huber import huber as huber
+from .losses.elementwise.mean_absolute_error import MeanAbsoluteError as MeanAbsoluteError
+from .losses.elementwise.mean_absolute_error import mean_absolute_error as mean_absolute_error
+from .losses.elementwise.mean_squared_error import MeanSquaredError as MeanSquaredError
+from .losses.elementwise.mean_squared_error import mean_squared_error as mean_squared_error
+from .losses.rowwise.categorical_crossentropy import CategoricalCrossentropy as CategoricalCrossentropy
+from .losses.rowwise.categorical_crossentropy import categorical_crossentropy as categorical_crossentropy
+from .losses.rowwise.sparse_categorical_crossentropy import (
+    SparseCategoricalCrossentropy as SparseCategoricalCrossentropy,
+)
+from .losses.rowwise.sparse_categorical_crossentropy import (
+    sparse_categorical_crossentropy as sparse_categorical_crossentropy,
+)
+
+bce = binary_crossentropy
+mae = mean_absolute_error
+mse = mean_squared_error
+
+__version__ = "0.1.0"

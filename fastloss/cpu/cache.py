@@ -1,0 +1,228 @@
+"""Compiled kernels: compiled once per process, kept on disk between processes.
+
+One content-addressed file per kernel. The key hashes all of fastloss's sources, the formula's own source, Numba,
+llvmlite, Python, the CPU and the compile options, so an edited helper can never serve stale code. A file is believed
+only if it belongs to this user, nobody else may write it, and its SHA-256 holds; any doubt is a miss. Files are
+written under a temporary name and renamed, so that a killed process leaves no half file. Where the directory cannot
+be written, kernels are compiled and not kept.
+
+The directory: ``FASTLOSS_CACHE_DIR``, else ``$XDG_CACHE_HOME/fastloss``, else ``~/.cache/fastloss``;
+``FASTLOSS_DISABLE_CACHE=1`` turns it off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import secrets
+import stat
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core import types
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.serialize import dumps
+
+from .emit import array_type
+
+MAGIC = b"FLC1"
+#: The one place for compile options. NumPy's error model: a division by zero is inf or NaN, not an exception.
+JIT_OPTIONS: dict[str, Any] = {"error_model": "numpy"}
+#: A user hears about compilation only when it takes longer than this (seconds).
+PATIENCE = 1.0
+
+
+def directory() -> Path:
+    """Where compiled kernels are kept."""
+    chosen = os.environ.get("FASTLOSS_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fastloss"
+
+
+@cache
+def _package_digest() -> str:
+    """SHA-256 over every source file of the package."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+class _Implementation(CompileResultCacheImpl):
+    """Numba's (de)serialisation of a compile result, without its own index and locators."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._lineno = function.__code__.co_firstlineno
+        self._py_file = function.__code__.co_filename
+        self._locator = self
+
+
+class KernelCache(FunctionCache):
+    """Numba's cache protocol over our own files. ``key`` says what the kernel was specialised on."""
+
+    def __init__(self, function: Callable[..., Any], key: str) -> None:
+        self._name, self._key = function.__name__, key
+        self._impl = _Implementation(function)
+        self._enabled = os.environ.get("FASTLOSS_DISABLE_CACHE", "") in ("", "0")
+
+    @property
+    def cache_path(self) -> str:
+        """Directory of the cache, as Numba asks for it."""
+        return str(directory())
+
+    def flush(self) -> None:
+        """Nothing is held back in memory."""
+
+    def _file_name(self, signature: Any, codegen: Any) -> str:
+        options = sorted(JIT_OPTIONS.items())
+        parts = (
+            MAGIC, numba.__version__, llvmlite.__version__, sys.version, _package_digest(), codegen.magic_tuple(),
+            self._name, self._key, str(signature), options, repr(numba.config.OPT),
+        )  # fmt: skip
+        return hashlib.sha256(repr(parts).encode()).hexdigest() + ".kernel"
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """Give the compiled kernel, or None on any doubt."""
+        target_context.refresh()
+        if not self._enabled:
+            return None
+        try:
+            content = _read_private(self._file_name(signature, target_context.codegen()))
+            if content[:4] != MAGIC or hashlib.sha256(content[36:]).digest() != content[4:36]:
+                return None
+            return self._impl.rebuild(target_context, pickle.loads(content[36:]))
+        except Exception:  # noqa: BLE001  a cache that cannot be read is a miss, whatever the reason
+            return None
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        """Keep a compiled kernel; a directory that cannot be written is no error."""
+        if not self._enabled or not self._impl.check_cachable(data):
+            return
+        payload = dumps(self._impl.reduce(data))
+        content = MAGIC + hashlib.sha256(payload).digest() + payload
+        try:
+            _write_private(self._file_name(signature, data.codegen), content)
+        except OSError:
+            self._enabled = False
+
+
+def _open_directory(*, create: bool) -> int:
+    path = directory()
+    if create:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _require_private(os.fstat(descriptor))
+    except PermissionError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_private(status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise PermissionError(status.st_uid)
+
+
+def _read_private(name: str) -> bytes:
+    folder = _open_directory(create=False)
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
+            status = os.fstat(file.fileno())
+            _require_private(status)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                raise PermissionError(name)
+            return file.read()
+    finally:
+        os.close(folder)
+
+
+def _write_private(name: str, content: bytes) -> None:
+    folder = _open_directory(create=True)
+    temporary = f".tmp-{secrets.token_hex(8)}"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=folder), "wb") as file:
+            file.write(content)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    finally:
+        os.close(folder)
+
+
+_ARGUMENTS = {"array": array_type, "int": types.int64, "float": types.float64}
+
+
+def compiled(function: Callable[..., Any], arguments: Sequence[str], key: str) -> Callable[..., Any]:
+    """Compile ``function``, or load it, and give its C-level entry point.
+
+    Parameters
+    ----------
+    function
+        Kernel source.
+    arguments
+        Kind of each argument: ``"array"``, ``"int"`` or ``"float"``. **Arrays are not checked any more**: their type,
+        layout and size must be what the kernel was built for.
+    key
+        What the kernel closes over, as text: the part of its identity that its source does not show.
+    """
+    signature = tuple(_ARGUMENTS[kind] for kind in arguments)
+    dispatcher = numba.njit(**JIT_OPTIONS)(function)
+    dispatcher._cache = KernelCache(function, key)
+    with global_compiler_lock, _Notice():
+        dispatcher.compile(signature)
+    # Through the dispatcher a call costs 0.4 us more.
+    return dispatcher.overloads[signature].entry_point
+
+
+def fingerprint(function: Callable[..., Any]) -> str:
+    """A text that changes whenever a formula, or a formula it calls, does."""
+    pending, seen = [function], {}
+    while pending:
+        current = pending.pop()
+        if current.__qualname__ in seen:
+            continue
+        code = current.__code__
+        seen[current.__qualname__] = (code.co_code.hex(), repr(code.co_consts), code.co_names)
+        called = (current.__globals__.get(name) for name in code.co_names)
+        pending += [other for other in called if isinstance(other, FunctionType)]
+    return repr(sorted(seen.items()))
+
+
+class _Notice:
+    """One line to the user when compiling takes more than `PATIENCE` seconds, once per process."""
+
+    _shown = False
+
+    def __init__(self) -> None:
+        self._timer = threading.Timer(PATIENCE, self._show)
+        self._timer.daemon = True
+
+    def _show(self) -> None:
+        if not _Notice._shown:
+            _Notice._shown = True
+            print("fastloss: compiling kernels for this machine; later runs start at once", file=sys.stderr)  # noqa: T201
+
+    def __enter__(self) -> None:
+        with contextlib.suppress(RuntimeError):  # no thread to be had: compile in silence
+            self._timer.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._timer.cancel()

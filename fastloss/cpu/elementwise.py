@@ -1,0 +1,296 @@
+"""The elementwise sweep: one loss per element, one pass over memory.
+
+Precision policy: arithmetic in the computing type (float32 for float16, bfloat16 and float32; float64 for float64);
+losses are summed in float64, lane by lane, chunk by chunk, in an order that depends on the number of elements only:
+the same bits for any number of threads and any vector width of the machine. Gradients are rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from .cache import compiled, fingerprint
+from .emit import array_pointer, emit, fetch_add, release_gil, stack_buffer, take_gil
+from .lanes import FLOAT32, FLOAT64, INT32, Lanes, as_lanes, vector_of
+from .quick import fits
+from .run import ABSENT, run
+from .storage import STORAGES, Pointer, Storage
+from .vector_math import where
+
+#: Elements per claim of work: 16 KB of float32, so that a chunk's inputs and outputs stay in the first-level cache.
+CHUNK = 4096
+#: Float64 lanes of the running sum.
+SUM_LANES = 8
+
+
+class Build(NamedTuple):
+    """Everything that one compiled elementwise kernel is specialised on."""
+
+    formula: Callable[..., Any]
+    parameters: int
+    true: str
+    pred: str
+    value: bool  # the sum of the losses
+    losses: bool  # each loss
+    grad: bool
+    hess: bool
+    weighted: bool
+    bypass_cache: bool
+
+
+#: Kinds of the kernel's arguments. Arrays, C-contiguous or all alike: y_true (size), y_pred (size), weights
+#: (ceil(size / inner); negative: masked), gradient (size), hessian (size), losses (size), parameters (float64),
+#: partial sums (chunks; float64), control (next chunk, finished chunks; int64). Scalars: size, inner, scale, mode.
+ARGUMENTS = ("array",) * 9 + ("int", "int", "float", "int")
+
+
+def _step(build: Build, element: Any, lanes: int) -> Callable[..., Any]:
+    """What happens to one vector of elements: load, evaluate, weigh, store."""
+
+    def step(
+        y: Pointer, p: Pointer, weight: Lanes, g: Pointer, h: Pointer, v: Pointer, scalars: tuple[Lanes, ...]
+    ) -> Lanes:
+        scale, *parameters = scalars
+        value, grad, hess = build.formula(y.load(element, lanes), p.load(element, lanes), *parameters)
+
+        def weighed(x: Any, factor: Any) -> Lanes:
+            x = as_lanes(x, weight, lanes)
+            if not build.weighted:
+                return x if factor is None else x * factor
+            product = weight if factor is None else weight * factor
+            return where(weight < 0.0, 0.0, x * product)
+
+        if build.grad:
+            g.store(weighed(grad, scale), bypass_cache=build.bypass_cache)
+        if build.hess:
+            h.store(weighed(hess, scale), bypass_cache=build.bypass_cache)
+        value = weighed(value, None)
+        if build.losses:
+            v.store(value, bypass_cache=build.bypass_cache)
+        return value
+
+    return step
+
+
+def accumulate(total: Lanes, value: Lanes) -> Lanes:
+    """Add the lanes of ``value`` to a running sum in float64."""
+    if value.element == FLOAT32:
+        value = value.halves_added(value.count // 2)  # one rounding of float32 for 4 % of the time
+    return total + value.convert(FLOAT64).halves_added(total.count)
+
+
+def zero_sum(anchor: Pointer) -> Lanes:
+    """An empty running sum."""
+    return Lanes(anchor.builder, ir.Constant(FLOAT64, 0.0)).broadcast(SUM_LANES)
+
+
+def whole_sum(total: Lanes) -> Lanes:
+    """The running sum's lanes added up, as a scalar."""
+    return total.halves_added(1).lane(0)
+
+
+def first_lanes(value: Lanes, count: Lanes) -> Lanes:
+    """``value`` with every lane from ``count`` on set to zero."""
+    return where(value.numbered() < count.convert(INT32), value, 0.0)
+
+
+def moved(pointer: Pointer, elements: Lanes) -> Pointer:
+    """The address some elements further on."""
+    return pointer.moved(elements)
+
+
+def copy_one(target: Pointer, to: Lanes, source: Pointer, start: Lanes) -> None:
+    """Copy one element as it lies in memory."""
+    raw = source.builder.load(source.moved(start).value, typ=source.storage.memory)
+    target.builder.store(raw, target.moved(to).value)
+
+
+def cleared(count: int) -> Callable[[Pointer], None]:
+    """A function that zeroes some elements, whatever their type."""
+
+    def clear(pointer: Pointer) -> None:
+        memory = vector_of(pointer.storage.memory, count)
+        zeros = ir.Constant(memory, None)
+        address = pointer.builder.bitcast(pointer.value, memory.as_pointer())
+        pointer.builder.store(zeros, address, align=pointer.storage.size)
+
+    return clear
+
+
+def put_number(pointer: Pointer, number: Lanes) -> None:
+    """Write one number, rounded to the type in memory."""
+    pointer.store(number)
+
+
+def scalars_of(element: Any, count: int) -> Callable[..., Any]:
+    """A function that reads ``count`` float64 parameters and puts the gradient's scale before them."""
+
+    def scalars(parameters: Pointer, scale: Lanes) -> tuple[Lanes, ...]:
+        loaded = tuple(parameters.moved(i).load(element, 0) for i in range(count))
+        return (scale.convert(element), *loaded)
+
+    return scalars
+
+
+def kernel(build: Build) -> Callable[..., Any]:
+    """Write the Python source-level kernel that Numba compiles for one `Build`."""
+    true, pred = STORAGES[build.true], STORAGES[build.pred]
+    computing: Storage = STORAGES[pred.computing]
+    element = computing.memory
+    lanes = 32 if element == FLOAT32 else 16
+
+    pointer_true, pointer_pred = array_pointer(true), array_pointer(pred)
+    pointer_computing, pointer_doubles = array_pointer(computing), array_pointer(STORAGES["float64"])
+    pointer_control = array_pointer(STORAGES["int64"])
+    buffer_true, buffer_pred = stack_buffer(true, lanes), stack_buffer(pred, lanes)
+    buffer_computing = stack_buffer(computing, lanes)
+    step, scalars_from = emit(_step(build, element, lanes)), emit(scalars_of(element, build.parameters))
+    load_weights = emit(lambda w: w.load(element, lanes))
+    splat_weight = emit(lambda w: w.load(element, 0).broadcast(lanes))
+    move, copy, zero, add, finish, keep = (
+        emit(f) for f in (moved, copy_one, zero_sum, accumulate, whole_sum, first_lanes)
+    )
+    clear_true, clear_pred, clear_computing = emit(cleared(lanes)), emit(cleared(lanes)), emit(cleared(lanes))
+    claim, put = emit(fetch_add), emit(put_number)
+    weighted, want_grad, want_hess, want_losses = build.weighted, build.grad, build.hess, build.losses
+    want_value = build.value
+
+    def elementwise(
+        y_true,
+        y_pred,
+        weights,
+        gradient,
+        hessian,
+        losses,
+        parameters,
+        partials,
+        control,
+        size,
+        inner,
+        scale,
+        mode,
+    ):  # mode 0: alone, holding the GIL; 1: alone, released; 2: one of several threads, released
+        y, p, w = pointer_true(y_true), pointer_pred(y_pred), pointer_computing(weights)
+        g, h, v = pointer_pred(gradient), pointer_pred(hessian), pointer_computing(losses)
+        y_tail, p_tail, w_tail = buffer_true(), buffer_pred(), buffer_computing()
+        g_tail, h_tail, v_tail = buffer_pred(), buffer_pred(), buffer_computing()
+        scalars = scalars_from(pointer_doubles(parameters), scale)
+        sums, claims = pointer_doubles(partials), pointer_control(control)
+        # Whatever lies on the stack would be computed on too, and subnormal numbers cost 150 cycles each.
+        clear_true(y_tail), clear_pred(p_tail), clear_computing(w_tail)
+        chunks = (size + CHUNK - 1) // CHUNK
+        result = 0.0
+        chunk = -1
+        if mode != 0:
+            state = release_gil()
+        while True:
+            chunk = claim(claims, 0, 1) if mode == 2 else chunk + 1
+            if chunk >= chunks:
+                break
+            stop = min(size, (chunk + 1) * CHUNK)
+            total = zero(y)
+            for i in range(chunk * CHUNK, stop, lanes):
+                left = min(stop - i, lanes)
+                if left == lanes:
+                    y_at, p_at = move(y, i), move(p, i)
+                    g_at, h_at, v_at = move(g, i), move(h, i), move(v, i)
+                else:
+                    for k in range(left):
+                        copy(y_tail, k, y, i + k)
+                        copy(p_tail, k, p, i + k)
+                    y_at, p_at, g_at, h_at, v_at = y_tail, p_tail, g_tail, h_tail, v_tail
+                if weighted:
+                    row = i // inner
+                    if inner == 1 and left == lanes:
+                        weight = load_weights(move(w, i))
+                    elif i + left <= (row + 1) * inner:
+                        weight = splat_weight(move(w, row))
+                    else:
+                        for k in range(left):
+                            copy(w_tail, k, w, (i + k) // inner)
+                        weight = load_weights(w_tail)
+                else:
+                    weight = splat_weight(w_tail)
+                value = step(y_at, p_at, weight, g_at, h_at, v_at, scalars)
+                if left < lanes:
+                    value = keep(value, left)
+                    for k in range(left):
+                        if want_grad:
+                            copy(g, i + k, g_tail, k)
+                        if want_hess:
+                            copy(h, i + k, h_tail, k)
+                        if want_losses:
+                            copy(v, i + k, v_tail, k)
+                if want_value:
+                    total = add(total, value)
+            if chunks > 1:
+                put(move(sums, chunk), finish(total))
+            else:
+                result = finish(total)
+            if mode == 2 and claim(claims, 1, 1) + 1 == chunks:
+                result = 1.0
+        if mode != 0:
+            take_gil(state)
+        return result
+
+    return elementwise
+
+
+class Plan:
+    """A compiled kernel and what every call of it passes unchanged."""
+
+    def __init__(self, build: Build, parameters: list[float]) -> None:
+        key = repr((*build[1:], fingerprint(build.formula)))
+        self.build = build
+        self.entry = compiled(kernel(build), ARGUMENTS, key)
+        self.parameters = np.array(parameters or [0.0])
+        # A memory-bound float32 element costs one thread about 0.4 ns, one with exp and log about 0.8 ns.
+        self.work = 1.6 if build.pred == "float64" else 0.8
+
+    def __call__(
+        self, y: Any, p: Any, weights: Any, inner: int, grad: Any, hess: Any, losses: Any, scale: float
+    ) -> float:
+        """Run the kernel on arrays of one layout; give the sum of the weighted losses."""
+        size = p.size
+        arrays = (y, p, *(ABSENT if a is None else a for a in (weights, grad, hess, losses)), self.parameters)
+        return run(self.entry, arrays, (size, inner, scale), (size + CHUNK - 1) // CHUNK, size * self.work)
+
+    def quick(self, y: Any, p: Any, is_sum: bool) -> Callable[..., Any] | None:
+        """A function of (y_true, y_pred, out) for small arrays like these; it gives None for others."""
+        if y.dtype.itemsize != STORAGES[self.build.true].size:
+            return None  # a rare integer type, which the general way widens
+        fits_like, entry, parameters, empty_like = fits(), self.entry, self.parameters, np.empty_like
+        like_true, like_pred = y[:0].copy(), p[:0].copy()
+        true_bytes, pred_bytes = y.dtype.itemsize, p.dtype.itemsize
+
+        def small(y_true: Any, y_pred: Any, out: Any) -> tuple[float, Any] | None:
+            if out is None:
+                if type(y_pred) is not np.ndarray:
+                    return None
+                out = empty_like(y_pred)
+            size = fits_like(y_true, y_pred, out, like_true, like_pred, true_bytes, pred_bytes, 0, CHUNK)
+            if not size:
+                return None
+            count = 1.0 if is_sum else float(size)
+            total = entry(
+                y_true,
+                y_pred,
+                ABSENT,
+                out,
+                ABSENT,
+                ABSENT,
+                parameters,
+                ABSENT,
+                ABSENT,
+                size,
+                1,
+                1.0 / count,
+                0,
+            )
+            return total / count, out
+
+        return small

@@ -1,0 +1,454 @@
+"""The rowwise sweep, row by row: one loss per row of classes, each row read from memory once.
+
+A row is swept two or three times while it lies in the second-level cache: the first pass (its largest element, or its
+sum), the statistics, and the element rule that writes the gradient. What the statistics keep per element (softmax:
+its exponential) waits in a scratch row of computing precision. Three passes with the exponential kept beat an online
+softmax, which pays a second exponential, by 1.3 to 1.7 times as long as the row fits the cache.
+
+Precision policy: sums over a row run in the computing type for `GROUP` vectors and then in float64; a row's loss and
+coefficients are computed in float64. The order of summation depends on the shape only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+
+from ..formula.rows import RowFormula
+from .elementwise import accumulate, cleared, copy_one, first_lanes, moved, put_number, whole_sum, zero_sum
+from .emit import array_pointer, emit, fetch_add, release_gil, stack_buffer, take_gil
+from .lanes import FLOAT32, FLOAT64, Lanes, as_lanes
+from .storage import STORAGES, Pointer
+from .vector_math import where
+
+#: Vectors summed in the computing type before their sum moves on to float64: at most 3 roundings more per term.
+GROUP = 8
+
+
+class RowBuild(NamedTuple):
+    """Everything that one compiled rowwise kernel is specialised on."""
+
+    formula: RowFormula
+    indexed: bool  # the target is a class number per row, not a value per element
+    true: str
+    pred: str
+    value: bool  # the sum of the losses
+    losses: bool  # each loss
+    grad: bool
+    hess: bool
+    class_weighted: bool
+    bypass_cache: bool
+
+
+#: Kinds of the kernel's arguments. Arrays, C-contiguous: labels (rows) or y_true (rows, classes); y_pred (rows,
+#: classes); row weights (ceil(rows / inner); negative: masked); class weights (classes); gradient and hessian (rows,
+#: classes); losses (rows); scratch (threads, pitch); parameters (float64); partial sums (chunks; float64); control
+#: (next chunk, finished chunks, next scratch row; int64). Scalars: rows, classes, inner, ignored label, whether there
+#: is one, pitch, scale, mode. A bad label makes the result NaN.
+ARGUMENTS = ("array",) * 11 + ("int",) * 6 + ("float", "int")
+
+
+class RowSteps:
+    """The functions on lanes that a rowwise kernel calls, built for one `RowBuild`."""
+
+    def __init__(self, build: RowBuild, lanes: int) -> None:
+        self.build, self.lanes = build, lanes
+        self.formula = build.formula
+        self.element = STORAGES[STORAGES[build.pred].computing].memory
+        self.sum_count = max(1, len(self.formula.sums))
+
+    def parameters(self, pointer: Pointer) -> tuple[Lanes, ...]:
+        """The loss's parameters in float64, after them the number of classes and the class weights' sum."""
+        return tuple(pointer.moved(i).load(FLOAT64, 0) for i in range(len(self.formula.parameters) + 2))
+
+    def named(self, parameters: tuple[Lanes, ...], element: ir.Type) -> dict[str, Any]:
+        """Parameters by name, in one precision."""
+        names = (*self.formula.parameters, "classes", "class_weight_sum")
+        return {name: value.convert(element) for name, value in zip(names, parameters, strict=True)}
+
+    def _element_values(
+        self, x: Pointer, y: Pointer, kept: Pointer, class_weight: Pointer, named: dict[str, Any], count: int
+    ) -> dict[str, Any]:
+        """What formulas may ask for about some elements, loaded only when asked for."""
+        return {
+            **named,
+            "x": lambda: x.load(self.element, count),
+            "y": lambda: y.load(self.element, count),
+            "kept": lambda: kept.load(self.element, count),
+            "class_weight": lambda: self._class_weight(class_weight, count),
+        }
+
+    def _class_weight(self, pointer: Pointer, count: int) -> Lanes:
+        if self.build.class_weighted:
+            return pointer.load(self.element, count)
+        return Lanes(pointer.builder, ir.Constant(self.element, 1.0))
+
+    def no_sums(self, anchor: Pointer) -> tuple[Lanes, ...]:
+        """Empty group sums."""
+        zero = Lanes(anchor.builder, ir.Constant(self.element, 0.0)).broadcast(self.lanes)
+        return (zero,) * self.sum_count
+
+    def first_start(self, anchor: Pointer) -> Lanes:
+        """Where the first pass starts from."""
+        if self.formula.first != "peak":
+            return zero_sum(anchor)
+        return Lanes(anchor.builder, ir.Constant(self.element, -math.inf)).broadcast(self.lanes)
+
+    def pad(self, tail: Pointer) -> None:
+        """Fill a buffer with what does not change the first pass."""
+        number = -math.inf if self.formula.first == "peak" else 0.0
+        tail.store(Lanes(tail.builder, ir.Constant(self.element, number)).broadcast(self.lanes))
+
+    def first_step(self, x: Pointer, running: Lanes) -> Lanes:
+        """Take one vector into the first pass. A NaN does not become the peak: it shows in the statistics."""
+        loaded = x.load(self.element, self.lanes)
+        if self.formula.first != "peak":
+            return accumulate(running, loaded)
+        return where(loaded > running, loaded, running)
+
+    def first_end(self, running: Lanes) -> Lanes:
+        """The first pass's result as a scalar."""
+        if self.formula.first != "peak":
+            return whole_sum(running)
+        while running.count > 1:
+            half = running.count // 2
+            low, high = running.part(0, half), running.part(half, half)
+            running = where(high > low, high, low)
+        return running.lane(0)
+
+    def statistics_step(
+        self,
+        x: Pointer,
+        y: Pointer,
+        class_weight: Pointer,
+        kept: Pointer,
+        first: Lanes,
+        parameters: tuple[Lanes, ...],
+        sums: tuple[Lanes, ...],
+    ) -> tuple[Lanes, ...]:
+        """Add one vector's terms to the group sums and keep what the element rule wants."""
+        return self._statistics(x, y, class_weight, kept, first, parameters, sums, None)
+
+    def fetch_ahead(self, x: Pointer, g: Pointer) -> None:
+        """Fetch one vector of the next row and of where this row's gradient goes: 1.6 x at 1,000 classes."""
+        x.prefetch(self.lanes)
+        if self.build.grad and not self.build.bypass_cache:
+            g.prefetch(self.lanes, to_write=True)
+
+    def statistics_tail(
+        self,
+        x: Pointer,
+        y: Pointer,
+        class_weight: Pointer,
+        kept: Pointer,
+        first: Lanes,
+        parameters: tuple[Lanes, ...],
+        sums: tuple[Lanes, ...],
+        left: Lanes,
+    ) -> tuple[Lanes, ...]:
+        """The same where lanes from ``left`` on are void."""
+        return self._statistics(x, y, class_weight, kept, first, parameters, sums, left)
+
+    def _statistics(
+        self,
+        x: Pointer,
+        y: Pointer,
+        class_weight: Pointer,
+        kept: Pointer,
+        first: Lanes,
+        parameters: tuple[Lanes, ...],
+        sums: tuple[Lanes, ...],
+        left: Lanes | None,
+    ) -> tuple[Lanes, ...]:
+        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), self.lanes)
+        if self.formula.first:
+            values[self.formula.first] = first.convert(self.element)
+        terms = self.formula.statistics_of(values)
+        if self.formula.keeps and (self.build.grad or self.build.hess):
+            kept.store(as_lanes(terms["kept"], sums[0], self.lanes))
+        if not self.formula.sums:
+            return sums
+        added = []
+        for name, running in zip(self.formula.sums, sums, strict=True):
+            term = as_lanes(terms[name], running, self.lanes)
+            if left is not None:
+                term = first_lanes(term, left)
+            added.append(running + term)
+        return tuple(added)
+
+    def widen(self, totals: tuple[Lanes, ...], sums: tuple[Lanes, ...]) -> tuple[Lanes, ...]:
+        """Move the group sums on to float64."""
+        return tuple(accumulate(total, group) for total, group in zip(totals, sums, strict=True))
+
+    def finish(
+        self,
+        parameters: tuple[Lanes, ...],
+        first: Lanes,
+        totals: tuple[Lanes, ...],
+        target_x: Lanes,
+        target_weight: Lanes,
+    ) -> tuple[Lanes, ...]:
+        """A row's value and coefficients, in float64."""
+        values = self.named(parameters, FLOAT64)
+        values |= {"target_x": target_x.convert(FLOAT64), "target_weight": target_weight.convert(FLOAT64)}
+        sums = tuple(whole_sum(total) for total in totals)
+        results = self.formula.finish_of(values, first.convert(FLOAT64), sums)
+        return tuple(as_lanes(result, first.convert(FLOAT64), 0) for result in results)
+
+    def element_step(
+        self,
+        x: Pointer,
+        y: Pointer,
+        class_weight: Pointer,
+        kept: Pointer,
+        g: Pointer,
+        h: Pointer,
+        first: Lanes,
+        finished: tuple[Lanes, ...],
+        parameters: tuple[Lanes, ...],
+        scale: Lanes,
+    ) -> None:
+        """Write one vector of gradient and Hessian."""
+        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), self.lanes)
+        coefficients = tuple(value.convert(self.element) for value in finished[1:])
+        results = self.formula.rule_of(self.formula.element, values, first.convert(self.element), coefficients)
+        self._write(results, g, h, scale.convert(self.element), self.lanes, self.build.bypass_cache)
+
+    def target_step(
+        self,
+        target_weight: Lanes,
+        g: Pointer,
+        h: Pointer,
+        first: Lanes,
+        target_x: Lanes,
+        finished: tuple[Lanes, ...],
+        parameters: tuple[Lanes, ...],
+        scale: Lanes,
+    ) -> None:
+        """Write the true class's gradient and Hessian over what the element rule wrote there."""
+        values = self.named(parameters, FLOAT64)
+        values |= {"target_x": target_x.convert(FLOAT64), "target_weight": target_weight.convert(FLOAT64)}
+        assert self.formula.target_element is not None
+        results = self.formula.rule_of(self.formula.target_element, values, first.convert(FLOAT64), finished[1:])
+        self._write(results, g, h, scale, 0, bypass_cache=False)
+
+    def _write(self, results: Any, g: Pointer, h: Pointer, scale: Lanes, count: int, bypass_cache: bool) -> None:
+        for wanted, pointer, result in zip((self.build.grad, self.build.hess), (g, h), results, strict=True):
+            if wanted:
+                scaled = as_lanes(result, scale, count) * scale
+                pointer.store(scaled.convert(self.element), bypass_cache=bypass_cache)
+
+
+def load_integer(pointer: Pointer) -> Lanes:
+    """Read one integer as int64."""
+    return pointer.load_integer()
+
+
+def load_scalar(element: ir.Type) -> Callable[[Pointer], Lanes]:
+    """A function that reads one number into the computing type."""
+    return lambda pointer: pointer.load(element, 0)
+
+
+def store_zeros(element: ir.Type, count: int) -> Callable[[Pointer], None]:
+    """A function that writes some zeros."""
+
+    def store(pointer: Pointer) -> None:
+        pointer.store(Lanes(pointer.builder, ir.Constant(element, 0.0)).broadcast(count))
+
+    return store
+
+
+def kernel(build: RowBuild) -> Callable[..., Any]:
+    """Write the Python source-level kernel that Numba compiles for one `RowBuild`."""
+    formula, indexed, want_grad, want_hess, want_losses = (
+        build.formula,
+        build.indexed,
+        build.grad,
+        build.hess,
+        build.losses,
+    )
+    true, pred = STORAGES[build.true], STORAGES[build.pred]
+    computing = STORAGES[pred.computing]
+    lanes = 32 if computing.memory == FLOAT32 else 16
+    group = GROUP * lanes
+    steps = RowSteps(build, lanes)
+    has_first, has_statistics = formula.first is not None, formula.statistics is not None
+    class_weighted = build.class_weighted
+
+    pointer_true, pointer_pred, pointer_computing = (array_pointer(storage) for storage in (true, pred, computing))
+    pointer_doubles, pointer_control = array_pointer(STORAGES["float64"]), array_pointer(STORAGES["int64"])
+    claim, put, integer = emit(fetch_add), emit(put_number), emit(load_integer)
+    double, clear = emit(load_scalar(FLOAT64)), emit(cleared(lanes))
+    want_value = build.value
+    buffer_true, buffer_pred, buffer_computing = (stack_buffer(storage, lanes) for storage in (true, pred, computing))
+    move, copy, scalar = emit(moved), emit(copy_one), emit(load_scalar(computing.memory))
+    zeros, one_zero = emit(store_zeros(computing.memory, lanes)), emit(store_zeros(computing.memory, 0))
+    parameters_of, first_start, first_step = (
+        emit(steps.parameters),
+        emit(steps.first_start),
+        emit(steps.first_step),
+    )
+    first_end, no_sums, widen, pad = (
+        emit(steps.first_end),
+        emit(steps.no_sums),
+        emit(steps.widen),
+        emit(steps.pad),
+    )
+    finish, element_step = emit(steps.finish), emit(steps.element_step)
+    no_totals = emit(lambda anchor: (zero_sum(anchor),) * steps.sum_count)
+    if has_statistics:
+        statistics_step = emit(steps.statistics_step)
+        statistics_tail, fetch_ahead = emit(steps.statistics_tail), emit(steps.fetch_ahead)
+    if indexed:
+        target_step = emit(steps.target_step)
+
+    def rowwise(
+        target, y_pred, weights, class_weights, gradient, hessian, losses, scratch, parameters, partials, control,
+        rows, classes, inner, ignored, has_ignored, pitch, scale, mode,
+    ):  # fmt: skip
+        y, p, cw = pointer_true(target), pointer_pred(y_pred), pointer_computing(class_weights)
+        g, h = pointer_pred(gradient), pointer_pred(hessian)
+        y_tail, p_tail, cw_tail = buffer_true(), buffer_pred(), buffer_computing()
+        g_tail, h_tail = buffer_pred(), buffer_pred()
+        constants = parameters_of(pointer_doubles(parameters))
+        w, v = pointer_computing(weights), pointer_computing(losses)
+        sums_of_chunks, claims = pointer_doubles(partials), pointer_control(control)
+        (
+            clear(y_tail),
+            clear(cw_tail),
+        )  # what lies on the stack is computed on too; subnormal numbers would be slow
+        full = classes // lanes * lanes
+        left = classes - full
+        rows_per_chunk = max(1, 16384 // max(1, classes))
+        chunks = (rows + rows_per_chunk - 1) // rows_per_chunk
+        result = 0.0
+        chunk = -1
+        if mode != 0:
+            state = release_gil()
+        slot = claim(claims, 2, 1) if mode == 2 else 0
+        kept = move(pointer_computing(scratch), slot * pitch)
+        while True:
+            chunk = claim(claims, 0, 1) if mode == 2 else chunk + 1
+            if chunk >= chunks:
+                break
+            total = 0.0
+            for row in range(chunk * rows_per_chunk, min(rows, (chunk + 1) * rows_per_chunk)):
+                weight = double(move(w, row // inner))
+                label = integer(move(y, row)) if indexed else 0
+                x_row, g_row, h_row = move(p, row * classes), move(g, row * classes), move(h, row * classes)
+                y_row = y if indexed else move(y, row * classes)
+                bad = False
+                if indexed:
+                    if has_ignored != 0 and label == ignored:
+                        weight = -1.0
+                    elif label < 0 or label >= classes:
+                        bad = True
+                        total = math.nan
+                if weight < 0.0 or bad:
+                    for j in range(0, full, lanes):
+                        if want_grad:
+                            zeros(move(g_row, j))
+                        if want_hess:
+                            zeros(move(h_row, j))
+                    for j in range(full, classes):
+                        if want_grad:
+                            one_zero(move(g_row, j))
+                        if want_hess:
+                            one_zero(move(h_row, j))
+                    if want_losses:
+                        put(move(v, row), 0.0)
+                    continue
+                if left > 0:
+                    pad(p_tail)
+                    for k in range(left):
+                        copy(p_tail, k, x_row, full + k)
+                        if not indexed:
+                            copy(y_tail, k, y_row, full + k)
+                        if class_weighted:
+                            copy(cw_tail, k, cw, full + k)
+                first = 0.0
+                if has_first:
+                    running = first_start(p)
+                    for j in range(0, full, lanes):
+                        running = first_step(move(x_row, j), running)
+                    if left > 0:
+                        running = first_step(p_tail, running)
+                    first = first_end(running)
+                totals = no_totals(p)
+                if has_statistics:
+                    for start in range(0, full, group):
+                        sums = no_sums(p)
+                        for j in range(start, min(start + group, full), lanes):
+                            fetch_ahead(move(x_row, j + classes), move(g_row, j))
+                            sums = statistics_step(
+                                move(x_row, j),
+                                move(y_row, j),
+                                move(cw, j),
+                                move(kept, j),
+                                first,
+                                constants,
+                                sums,
+                            )
+                        totals = widen(totals, sums)
+                    if left > 0:
+                        sums = no_sums(p)
+                        sums = statistics_tail(p_tail, y_tail, cw_tail, move(kept, full), first, constants, sums, left)
+                        totals = widen(totals, sums)
+                target_x = scalar(move(x_row, label))
+                target_weight = scalar(move(cw, label)) if class_weighted else scalar(cw)
+                finished = finish(constants, first, totals, target_x, target_weight)
+                value = finished[0] * weight
+                if want_value:
+                    total += value
+                if want_losses:
+                    put(move(v, row), value)
+                if want_grad or want_hess:
+                    row_scale = scale * weight
+                    for j in range(0, full, lanes):
+                        element_step(
+                            move(x_row, j), move(y_row, j), move(cw, j), move(kept, j), move(g_row, j), move(h_row, j),
+                            first, finished, constants, row_scale,
+                        )  # fmt: skip
+                    if left > 0:
+                        element_step(
+                            p_tail,
+                            y_tail,
+                            cw_tail,
+                            move(kept, full),
+                            g_tail,
+                            h_tail,
+                            first,
+                            finished,
+                            constants,
+                            row_scale,
+                        )
+                        for k in range(left):
+                            if want_grad:
+                                copy(g_row, full + k, g_tail, k)
+                            if want_hess:
+                                copy(h_row, full + k, h_tail, k)
+                    if indexed:
+                        target_step(
+                            target_weight,
+                            move(g_row, label),
+                            move(h_row, label),
+                            first,
+                            target_x,
+                            finished,
+                            constants,
+                            row_scale,
+                        )
+            if chunks > 1:
+                put(move(sums_of_chunks, chunk), total)
+            else:
+                result = total
+            if mode == 2 and claim(claims, 1, 1) + 1 == chunks:
+                result = 1.0
+        if mode != 0:
+            take_gil(state)
+        return result
+
+    return rowwise

@@ -1,0 +1,340 @@
+"""The rowwise sweep for few classes: blocks of rows transposed in registers, so that lanes are rows.
+
+A row of ten classes fills a third of a vector, and reducing it costs more than sweeping it: 7 ns an element. Here a
+block of 32 (float64: 16) rows is transposed by shuffles (half a cycle an element), every vector holds one class of
+all the rows, and no reduction across lanes is left: 1.1 ns an element.
+
+Precision policy: everything within a row is in the computing type, sums over a row in groups of `GROUP` classes;
+losses are summed over rows in float64. The order of summation depends on the shape only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from .elementwise import accumulate, cleared, copy_one, moved, put_number, whole_sum, zero_sum
+from .emit import array_pointer, emit, fetch_add, release_gil, stack_buffer, take_gil
+from .lanes import FLOAT32, FLOAT64, Lanes, as_lanes
+from .rowwise import GROUP, RowBuild, RowSteps, load_integer, load_scalar, store_zeros
+from .storage import STORAGES, Pointer
+from .vector_math import where
+
+
+def most_classes(computing: str) -> int:
+    """Largest number of classes that is faster transposed than row by row."""
+    return 48 if computing == "float32" else 32
+
+
+def transposed(rows: list[Lanes]) -> list[Lanes]:
+    """The transpose of as many vectors as each has lanes (a power of two), by log2 stages of two-input shuffles."""
+    count, distance = len(rows), 1
+    while distance < count:
+        swapped: list[Any] = [None] * count
+        for i in (i for i in range(count) if not i & distance):
+            low, high = rows[i], rows[i + distance]
+            # Swap the bit `distance` of the row number with that of the lane number.
+            first = [count + (lane ^ distance) if lane & distance else lane for lane in range(count)]
+            second = [count + lane if lane & distance else lane | distance for lane in range(count)]
+            swapped[i], swapped[i + distance] = low.shuffle(high, first), low.shuffle(high, second)
+        rows, distance = swapped, distance * 2
+    return rows
+
+
+class BlockSteps(RowSteps):
+    """The functions on lanes for a block of rows. Blocks lie in scratch as [class][row]."""
+
+    def __init__(self, build: RowBuild, lanes: int) -> None:
+        super().__init__(build, lanes)
+        self.tile = lanes // 4  # side of a square transposed in registers: 8 float32 or 4 float64, one AVX register
+
+    def block_in(self, source: Pointer, pitch: Lanes, block: Pointer, row: Lanes, column: Lanes) -> None:
+        """Transpose one tile of rows in memory into the block."""
+        rows = [self._at(source, pitch, row + i, column).load(self.element, self.tile) for i in range(self.tile)]
+        for i, vector in enumerate(transposed(rows)):
+            block.moved((column + i) * self.lanes + row).store(vector)
+
+    def block_out(self, block: Pointer, target: Pointer, pitch: Lanes, row: Lanes, column: Lanes) -> None:
+        """Transpose one tile of the block into rows in memory."""
+        columns = [block.moved((column + i) * self.lanes + row).load(self.element, self.tile) for i in range(self.tile)]
+        for i, vector in enumerate(transposed(columns)):
+            self._at(target, pitch, row + i, column).store(vector)
+
+    @staticmethod
+    def _at(pointer: Pointer, pitch: Lanes, row: Lanes, column: Lanes) -> Pointer:
+        return pointer.moved(row * pitch + column)
+
+    def block_first(self, x: Pointer, running: Lanes) -> Lanes:
+        """Take one class into the first pass."""
+        loaded = x.load(self.element, self.lanes)
+        return where(loaded > running, loaded, running) if self.formula.first == "peak" else running + loaded
+
+    def block_start(self, anchor: Pointer) -> Lanes:
+        """Where the first pass starts from."""
+        number = float("-inf") if self.formula.first == "peak" else 0.0
+        return Lanes(anchor.builder, ir.Constant(self.element, number)).broadcast(self.lanes)
+
+    def _class_weight(self, pointer: Pointer, count: int) -> Lanes:
+        """One class's weight: lanes are rows."""
+        return super()._class_weight(pointer, 0)
+
+    def block_widen(self, totals: tuple[Lanes, ...], sums: tuple[Lanes, ...]) -> tuple[Lanes, ...]:
+        """Add the group sums to the row sums."""
+        return tuple(total + group for total, group in zip(totals, sums, strict=True))
+
+    def block_finish(
+        self,
+        parameters: tuple[Lanes, ...],
+        first: Lanes,
+        totals: tuple[Lanes, ...],
+        target_x: Pointer,
+        target_weight: Pointer,
+        weights: Pointer,
+    ) -> tuple[Lanes, ...]:
+        """Weighted losses and coefficients of a block of rows."""
+        values = self._target_values(parameters, target_x, target_weight)
+        results = self.formula.finish_of(values, first, totals)
+        value, *coefficients = (as_lanes(result, first, self.lanes) for result in results)
+        weight = weights.load(self.element, self.lanes)
+        return (where(weight < 0.0, 0.0, value * weight), *coefficients)
+
+    def _target_values(
+        self, parameters: tuple[Lanes, ...], target_x: Pointer, target_weight: Pointer
+    ) -> dict[str, Any]:
+        return {
+            **self.named(parameters, self.element),
+            "target_x": lambda: target_x.load(self.element, self.lanes),
+            "target_weight": lambda: target_weight.load(self.element, self.lanes),
+        }
+
+    def block_scale(self, weights: Pointer, scale: Lanes) -> Lanes:
+        """What each row's gradient is multiplied with; negative where the row is masked."""
+        return weights.load(self.element, self.lanes) * scale.convert(self.element)
+
+    def block_element(
+        self,
+        x: Pointer,
+        y: Pointer,
+        class_weight: Pointer,
+        kept: Pointer,
+        first: Lanes,
+        finished: tuple[Lanes, ...],
+        parameters: tuple[Lanes, ...],
+        scale: Lanes,
+    ) -> None:
+        """Replace one class of the block by its gradient (in x) and Hessian (in kept)."""
+        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), self.lanes)
+        results = self.formula.rule_of(self.formula.element, values, first, finished[1:])
+        self._write_block(results, x, kept, scale)
+
+    def block_target(
+        self,
+        target_x: Pointer,
+        target_weight: Pointer,
+        g: Pointer,
+        h: Pointer,
+        first: Lanes,
+        finished: tuple[Lanes, ...],
+        parameters: tuple[Lanes, ...],
+        scale: Lanes,
+    ) -> None:
+        """The true classes' gradients and Hessians, one a row."""
+        values = self._target_values(parameters, target_x, target_weight)
+        assert self.formula.target_element is not None
+        results = self.formula.rule_of(self.formula.target_element, values, first, finished[1:])
+        self._write_block(results, g, h, scale)
+
+    def _write_block(self, results: Any, g: Pointer, h: Pointer, scale: Lanes) -> None:
+        for wanted, pointer, result in zip((self.build.grad, self.build.hess), (g, h), results, strict=True):
+            if wanted:
+                pointer.store(where(scale < 0.0, 0.0, as_lanes(result, scale, self.lanes) * scale))
+
+
+def kernel(build: RowBuild) -> Callable[..., Any]:
+    """Write the Python source-level kernel that Numba compiles for one `RowBuild`. Same arguments as row by row."""
+    formula, indexed, want_grad, want_hess, want_losses = (
+        build.formula,
+        build.indexed,
+        build.grad,
+        build.hess,
+        build.losses,
+    )
+    true, pred = STORAGES[build.true], STORAGES[build.pred]
+    computing = STORAGES[pred.computing]
+    lanes = 32 if computing.memory == FLOAT32 else 16
+    steps = BlockSteps(build, lanes)
+    tile, block_size = steps.tile, (most_classes(computing.name) + steps.tile) * lanes
+    has_first, has_statistics, class_weighted = (
+        formula.first is not None,
+        formula.statistics is not None,
+        build.class_weighted,
+    )
+
+    pointer_true, pointer_pred, pointer_computing = (array_pointer(storage) for storage in (true, pred, computing))
+    pointer_doubles, pointer_control = array_pointer(STORAGES["float64"]), array_pointer(STORAGES["int64"])
+    claim, put, integer = emit(fetch_add), emit(put_number), emit(load_integer)
+    double, clear = emit(load_scalar(FLOAT64)), emit(cleared(lanes))
+    want_value = build.value
+    block_buffer, lanes_buffer = stack_buffer(computing, block_size), stack_buffer(computing, lanes)
+    rows_true, rows_pred = stack_buffer(true, block_size), stack_buffer(pred, block_size)
+    move, copy, zero, add, whole = (emit(f) for f in (moved, copy_one, zero_sum, accumulate, whole_sum))
+    zeros = emit(store_zeros(computing.memory, lanes))
+    put_lanes = emit(put_number)
+    block_in_pred, block_in_true, block_out = (
+        emit(steps.block_in),
+        emit(steps.block_in),
+        emit(steps.block_out),
+    )
+    parameters_of, block_start, block_first = (
+        emit(steps.parameters),
+        emit(steps.block_start),
+        emit(steps.block_first),
+    )
+    no_sums, widen, block_scale = emit(steps.no_sums), emit(steps.block_widen), emit(steps.block_scale)
+    finish, element_step, target_step = (
+        emit(steps.block_finish),
+        emit(steps.block_element),
+        emit(steps.block_target),
+    )
+    if has_statistics:
+        statistics_step = emit(steps.statistics_step)
+
+    def rowwise_few(
+        target, y_pred, weights, class_weights, gradient, hessian, losses, scratch, parameters, partials, control,
+        rows, classes, inner, ignored, has_ignored, pitch, scale, mode,
+    ):  # fmt: skip
+        y, p, cw = pointer_true(target), pointer_pred(y_pred), pointer_computing(class_weights)
+        g, h = pointer_pred(gradient), pointer_pred(hessian)
+        x_block, y_block, kept_block = block_buffer(), block_buffer(), block_buffer()
+        y_rows, p_rows = rows_true(), rows_pred()
+        g_rows, h_rows = rows_pred(), rows_pred()
+        target_x, target_weight, row_weights = lanes_buffer(), lanes_buffer(), lanes_buffer()
+        g_target, h_target, values = lanes_buffer(), lanes_buffer(), lanes_buffer()
+        constants = parameters_of(pointer_doubles(parameters))
+        w, v = pointer_computing(weights), pointer_computing(losses)
+        sums_of_chunks, claims = pointer_doubles(partials), pointer_control(control)
+        last_column = max(classes - tile, 0)
+        rows_per_chunk = (4096 // max(1, classes) + lanes - 1) // lanes * lanes
+        chunks = (rows + rows_per_chunk - 1) // rows_per_chunk
+        result = 0.0
+        chunk = -1
+        if mode != 0:
+            state = release_gil()
+        while True:
+            chunk = claim(claims, 0, 1) if mode == 2 else chunk + 1
+            if chunk >= chunks:
+                break
+            total = zero(p)
+            bad = False
+            stop = min(rows, (chunk + 1) * rows_per_chunk)
+            for row in range(chunk * rows_per_chunk, stop, lanes):
+                count = min(stop - row, lanes)
+                # A last, incomplete block and rows narrower than a tile are copied, so that tiles may overhang.
+                direct = count == lanes and classes >= tile
+                if direct:
+                    y_from, p_from = y if indexed else move(y, row * classes), move(p, row * classes)
+                    g_to, h_to = move(g, row * classes), move(h, row * classes)
+                else:
+                    for k in range(0, block_size, lanes):
+                        clear(move(p_rows, k))
+                        if not indexed:
+                            clear(move(y_rows, k))
+                    for k in range(count * classes):
+                        copy(p_rows, k, p, row * classes + k)
+                        if not indexed:
+                            copy(y_rows, k, y, row * classes + k)
+                    y_from, p_from, g_to, h_to = y_rows, p_rows, g_rows, h_rows
+                for tile_row in range(0, lanes, tile):
+                    for start in range(0, classes, tile):
+                        column = min(start, last_column)
+                        block_in_pred(p_from, classes, x_block, tile_row, column)
+                        if not indexed:
+                            block_in_true(y_from, classes, y_block, tile_row, column)
+                zeros(target_x)
+                for k in range(lanes):
+                    weight = -1.0
+                    if k < count:
+                        weight = double(move(w, (row + k) // inner))
+                        if indexed:
+                            label = integer(move(y, row + k))
+                            if has_ignored != 0 and label == ignored:
+                                weight = -1.0
+                            elif label < 0 or label >= classes:
+                                weight = -1.0
+                                bad = True
+                            else:
+                                copy(target_x, k, x_block, label * lanes + k)
+                                copy(target_weight, k, cw, label if class_weighted else 0)
+                    put(move(row_weights, k), weight)
+                first = block_start(p)
+                if has_first:
+                    for j in range(classes):
+                        first = block_first(move(x_block, j * lanes), first)
+                totals = no_sums(p)
+                if has_statistics:
+                    for start in range(0, classes, GROUP):
+                        sums = no_sums(p)
+                        for j in range(start, min(start + GROUP, classes)):
+                            at = j * lanes
+                            sums = statistics_step(
+                                move(x_block, at),
+                                move(y_block, at),
+                                move(cw, j),
+                                move(kept_block, at),
+                                first,
+                                constants,
+                                sums,
+                            )
+                        totals = widen(totals, sums)
+                finished = finish(constants, first, totals, target_x, target_weight, row_weights)
+                if want_value:
+                    total = add(total, finished[0])
+                if want_losses:
+                    put_lanes(values, finished[0])
+                    for k in range(count):
+                        copy(v, row + k, values, k)
+                if want_grad or want_hess:
+                    row_scale = block_scale(row_weights, scale)
+                    for j in range(classes):
+                        at = j * lanes
+                        element_step(
+                            move(x_block, at), move(y_block, at), move(cw, j), move(kept_block, at), first, finished,
+                            constants, row_scale,
+                        )  # fmt: skip
+                    if indexed:
+                        target_step(target_x, target_weight, g_target, h_target, first, finished, constants, row_scale)
+                        for k in range(count):
+                            label = integer(move(y, row + k))
+                            if label >= 0 and label < classes:
+                                if want_grad:
+                                    copy(x_block, label * lanes + k, g_target, k)
+                                if want_hess:
+                                    copy(kept_block, label * lanes + k, h_target, k)
+                    for tile_row in range(0, lanes, tile):
+                        for start in range(0, classes, tile):
+                            column = min(start, last_column)
+                            if want_grad:
+                                block_out(x_block, g_to, classes, tile_row, column)
+                            if want_hess:
+                                block_out(kept_block, h_to, classes, tile_row, column)
+                    if not direct:
+                        for k in range(count * classes):
+                            if want_grad:
+                                copy(g, row * classes + k, g_rows, k)
+                            if want_hess:
+                                copy(h, row * classes + k, h_rows, k)
+            chunk_sum = math.nan if bad else whole(total)
+            if chunks > 1:
+                put(move(sums_of_chunks, chunk), chunk_sum)
+            else:
+                result = chunk_sum
+            if mode == 2 and claim(claims, 1, 1) + 1 == chunks:
+                result = 1.0
+        if mode != 0:
+            take_gil(state)
+        return result
+
+    return rowwise_few

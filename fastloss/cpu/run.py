@@ -1,0 +1,53 @@
+"""One kernel call: alone for small inputs, shared with the pool's helpers for large ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .pool import pool
+
+#: Estimated nanoseconds of work from which other Python threads may run meanwhile (releasing the lock and taking it
+#: back beside a busy thread costs up to 5 ms, so short calls keep it).
+RELEASE_FROM = 50_000
+#: Estimated nanoseconds of work from which helpers join in: a hand-off costs about 50 us.
+SHARE_FROM = 250_000
+
+#: Stands for an array that a kernel does not use.
+ABSENT = np.zeros(8)
+
+
+def run(
+    entry: Callable[..., float],
+    arrays: tuple[Any, ...],
+    sizes: tuple[int | float, ...],
+    chunks: int,
+    work: float,
+) -> float:
+    """Call a compiled kernel and give the sum of its chunks' results.
+
+    Parameters
+    ----------
+    entry
+        Takes ``arrays``, partial sums, control, ``sizes`` and the mode (0 alone; 1 alone, other Python threads may
+        run; 2 shared).
+    arrays
+        Array arguments before the partial sums.
+    sizes
+        Scalar arguments between control and mode.
+    chunks
+        Number of chunks; a function of the shape only, and so the order of the sum.
+    work
+        Estimated nanoseconds for one thread.
+    """
+    if chunks <= 1:
+        return entry(*arrays, ABSENT, ABSENT, *sizes, 1 if work > RELEASE_FROM else 0)
+    partials = np.empty(chunks)
+    if work < SHARE_FROM or pool.threads == 1:
+        entry(*arrays, partials, ABSENT, *sizes, 1 if work > RELEASE_FROM else 0)
+    else:
+        control = np.zeros(3, np.int64)
+        pool.run(entry, (*arrays, partials, control, *sizes, 2), control, chunks)
+    return float(np.add.reduce(partials))

@@ -1,0 +1,1 @@
+"""What losses of one family share: parameters, the five calls, derived documentation."""

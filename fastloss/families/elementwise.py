@@ -1,0 +1,161 @@
+"""Losses with one loss per element."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from ..dispatch import GRAD, HESS, VALUE, require_supported
+from ..reduction import Weighting, weighting
+from ..validate import Array, in_memory, output, prediction, same_shape, target
+from .loss import Loss
+
+Layout = Literal["C", "F"]
+
+#: Results larger than this many bytes bypass the caches: they would push out what they do not serve.
+BYPASS_CACHE_FROM = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ElementwiseLoss(Loss, abstract=True):
+    """One loss per element: ``formula(y, p, *parameters) -> value, gradient, Hessian``.
+
+    A loss with several formulas overrides `formulas` and `variant`.
+    """
+
+    family: ClassVar[str] = "elementwise"
+
+    @classmethod
+    def formulas(cls) -> dict[str, Callable[..., Any]]:
+        """Every formula of this loss by label."""
+        return {"formula": cls.formula}  # type: ignore[attr-defined]
+
+    def variant(self) -> str:
+        """Label of the formula that this configuration uses."""
+        return "formula"
+
+    def _plan(self, outputs: int, true: str, pred: str, weighted: bool, bypass_cache: bool) -> Any:
+        key = (outputs, true, pred, weighted, bypass_cache)
+        plan = self._plans.get(key)
+        if plan is None:
+            from ..cpu.elementwise import Build, Plan
+
+            formula = self.formulas()[self.variant()]
+            parameters = [float(getattr(self, name)) for name in list(inspect.signature(formula).parameters)[2:]]
+            losses = bool(outputs & VALUE) and self.reduction == "none"
+            build = Build(
+                formula,
+                len(parameters),
+                true,
+                pred,
+                bool(outputs & VALUE),
+                losses,
+                bool(outputs & GRAD),
+                bool(outputs & HESS),
+                weighted,
+                bypass_cache,
+            )
+            plan = self._plans[key] = Plan(build, parameters)
+        return plan
+
+    def _evaluate(
+        self,
+        outputs: int,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        mask: Any,
+        normalizer: Any,
+        out: Any,
+        hess_out: Any,
+    ) -> tuple[Any, Any, Any]:
+        require_supported(self.name, y_true, y_pred)
+        p, y = prediction(self.name, y_pred), target(self.name, y_true)
+        same_shape(self.name, y, p)
+        computing = "float64" if p.dtype == np.float64 else "float32"
+        if sample_weight is None and mask is None and normalizer is None:
+            weighing = Weighting(None, 1, float(p.size) if self.reduction in ("mean", "weighted_mean") else 1.0)
+        else:
+            weighing = weighting(self.name, self.reduction, p.shape, computing, sample_weight, mask, normalizer)
+        others = (y, p, sample_weight, mask)
+        grad = hess = None
+        if outputs & GRAD:
+            grad = np.empty_like(p) if out is None else output(self.name, "out", out, p, p, others)
+        if outputs & HESS:
+            hess = (
+                np.empty_like(p)
+                if hess_out is None
+                else output(self.name, "hess_out", hess_out, p, None, (*others, grad))
+            )
+        return self._swept(outputs, y, p, weighing, computing, grad, hess)
+
+    def _swept(
+        self, outputs: int, y: Array, p: Array, weighing: Weighting, computing: str, grad: Any, hess: Any
+    ) -> tuple[Any, Any, Any]:
+        """Run the kernel, through contiguous copies where the caller's arrays are not."""
+        none = self.reduction == "none"
+        if weighing.normalizer == 0.0:
+            for result in (grad, hess):
+                if result is not None:
+                    result[...] = 0
+            return 0.0, grad, hess
+        keep_order = weighing.weights is None and not none
+        layout = _common_layout(y, p, grad, hess) if keep_order else "C"
+        y_name, y_ready = in_memory(contiguous(y, layout))
+        p_name, p_ready = in_memory(contiguous(p, layout))
+        grad_ready, hess_ready = buffer_like(grad, layout), buffer_like(hess, layout)
+        losses = np.empty(p.shape, computing) if none and outputs & VALUE else None
+        bypass = p.nbytes >= BYPASS_CACHE_FROM and aligned(grad_ready, hess_ready, losses)
+        plan = self._plan(outputs, y_name, p_name, weighing.weights is not None, bypass)
+        total = plan(
+            y_ready,
+            p_ready,
+            weighing.weights,
+            weighing.inner,
+            grad_ready,
+            hess_ready,
+            losses,
+            1.0 / weighing.normalizer,
+        )
+        for result, ready in ((grad, grad_ready), (hess, hess_ready)):
+            if result is not ready:
+                result[...] = ready
+        plain = weighing.weights is None and not none and y_ready is y and p_ready is p and grad_ready is grad
+        if outputs == VALUE | GRAD and plain and 0 < p.size <= 4096 and p.ndim:
+            object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum"))
+        if losses is None:
+            return total / weighing.normalizer, grad, hess
+        if weighing.normalizer != 1.0:
+            losses /= weighing.normalizer
+        return losses, grad, hess
+
+
+def _common_layout(*arrays: Array | None) -> Layout:
+    """``F`` if every array is Fortran-contiguous and some not C-contiguous, else ``C``."""
+    present = [a for a in arrays if a is not None]
+    if all(a.flags.c_contiguous for a in present):
+        return "C"
+    return "F" if all(a.flags.f_contiguous for a in present) else "C"
+
+
+def contiguous(array: Array, layout: Layout) -> Array:
+    """The array in one piece of memory: itself where it is, else a copy."""
+    if array.flags.c_contiguous if layout == "C" else array.flags.f_contiguous:
+        return array
+    return np.array(array, order=layout, copy=True)
+
+
+def buffer_like(result: Array | None, layout: Layout) -> Array | None:
+    """Where a kernel may write: the result itself if it is in one piece of memory, else a temporary."""
+    if result is None or (result.flags.c_contiguous if layout == "C" else result.flags.f_contiguous):
+        return result
+    return np.empty(result.shape, result.dtype, order=layout)
+
+
+def aligned(*arrays: Array | None) -> bool:
+    """Whether all arrays start on 16 bytes, as stores around the caches need."""
+    return all(a is None or a.__array_interface__["data"][0] % 16 == 0 for a in arrays)

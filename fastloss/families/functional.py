@@ -1,0 +1,114 @@
+"""A loss as a function: the parameters as keywords, the five calls as attributes."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from functools import lru_cache
+from typing import Any
+
+from ..messages import rejected
+from .documentation import described
+from .loss import Loss
+
+
+class LossFunction:
+    """One loss as a function. ``huber(y, p, delta=0.5)`` equals ``Huber(delta=0.5)(y, p)``, and so do its methods."""
+
+    def __init__(self, loss: type[Loss], name: str) -> None:
+        self.loss, self.__name__, self.__qualname__ = loss, name, name
+        self.__module__ = loss.__module__
+        prose = loss.__doc__ or ""
+        self.__doc__ = described(loss, prose, as_function=True)
+        loss.__doc__ = described(loss, prose, as_function=False)
+        self._default = loss()
+        configured: Any = lru_cache(maxsize=64)(lambda **parameters: loss(**parameters))
+        self._configured = configured
+        self.__signature__ = _signature(loss)
+
+    def _with(self, parameters: dict[str, Any]) -> Loss:
+        if not parameters:
+            return self._default
+        try:
+            configured: Loss = self._configured(**parameters)
+            return configured
+        except TypeError:
+            unknown = set(parameters) - {field.name for field in dataclasses.fields(self.loss)}
+            if unknown:
+                raise TypeError(
+                    rejected(self.__name__, sorted(unknown)[0], "be a keyword of this loss", "it")
+                ) from None
+            return self.loss(**parameters)  # a list among the parameters: not hashable
+
+    def __call__(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any = None,
+        *,
+        mask: Any = None,
+        normalizer: Any = None,
+        **parameters: Any,
+    ) -> Any:
+        """Return the value alone."""
+        return self._with(parameters)(y_true, y_pred, sample_weight, mask=mask, normalizer=normalizer)
+
+    def value_and_grad(self, y_true: Any, y_pred: Any, sample_weight: Any = None, **options: Any) -> tuple[Any, Any]:
+        """Return value and gradient in one pass."""
+        call, parameters = _split(options)
+        return self._with(parameters).value_and_grad(y_true, y_pred, sample_weight, **call)
+
+    def grad(self, y_true: Any, y_pred: Any, sample_weight: Any = None, **options: Any) -> Any:
+        """Return the gradient alone."""
+        call, parameters = _split(options)
+        return self._with(parameters).grad(y_true, y_pred, sample_weight, **call)
+
+    def grad_and_hess(self, y_true: Any, y_pred: Any, sample_weight: Any = None, **options: Any) -> tuple[Any, Any]:
+        """Return gradient and diagonal Hessian in one pass."""
+        call, parameters = _split(options)
+        return self._with(parameters).grad_and_hess(y_true, y_pred, sample_weight, **call)
+
+    def value_grad_and_hess(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None, **options: Any
+    ) -> tuple[Any, Any, Any]:
+        """Return value, gradient and diagonal Hessian in one pass."""
+        call, parameters = _split(options)
+        return self._with(parameters).value_grad_and_hess(y_true, y_pred, sample_weight, **call)
+
+    def __repr__(self) -> str:
+        return f"<fastloss function {self.__name__}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.loss,)
+
+
+_CALL_OPTIONS = ("mask", "normalizer", "out", "hess_out")
+
+
+def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the call, and parameters of the loss."""
+    call = {name: options.pop(name) for name in _CALL_OPTIONS if name in options}
+    return call, options
+
+
+def _restored(loss: type[Loss]) -> LossFunction:
+    return function_of(loss)
+
+
+def _signature(loss: type[Loss]) -> inspect.Signature:
+    own = list(inspect.signature(LossFunction.__call__).parameters.values())[1:-1]
+    fields = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
+        for field in dataclasses.fields(loss)
+    ]
+    return inspect.Signature(own + sorted(fields, key=lambda p: p.name == "reduction"))
+
+
+_FUNCTIONS: dict[type[Loss], LossFunction] = {}
+
+
+def function_of(loss: type[Loss]) -> LossFunction:
+    """Give the one function that belongs to a loss class, and complete the docstrings of both."""
+    if loss not in _FUNCTIONS:
+        _FUNCTIONS[loss] = LossFunction(loss, loss.name)
+    return _FUNCTIONS[loss]

@@ -1,0 +1,182 @@
+"""The class all losses derive from: a frozen, hashable configuration with five calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from ..dispatch import GRAD, HESS, VALUE
+from .parameters import choice, converted
+
+#: Every concrete loss by name, in the order of definition.
+_REGISTRY: dict[str, type[Loss]] = {}
+
+REDUCTIONS = {
+    "mean": ("sum_over_batch_size",),
+    "sum": (),
+    "weighted_mean": ("mean_with_sample_weight",),
+    "none": (),
+}
+
+
+class Example(NamedTuple):
+    """A hand-computed example: operands, parameters and the exact results of reduction="sum"."""
+
+    y_true: Any
+    y_pred: Any
+    value: float
+    grad: Any
+    hess: Any
+    parameters: dict[str, Any] = {}  # noqa: RUF012  never mutated
+
+
+class Peers(NamedTuple):
+    """The same loss elsewhere, as an expression in ``y``, ``p``, the loss's parameters and the peer's module.
+
+    ``torch`` may use ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``;
+    ``scikit_learn`` names the class in ``sklearn._loss`` and the factor that its values need.
+    """
+
+    torch: str = ""
+    keras: str = ""
+    scikit_learn: str = ""
+
+
+def snake_case(name: str) -> str:
+    """``MeanSquaredError`` -> ``mean_squared_error``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def registry() -> dict[str, type[Loss]]:
+    """Every loss by name, also those that users have defined."""
+    return dict(_REGISTRY)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A configured loss."""
+
+    reduction: str = choice("mean", REDUCTIONS, "how losses become one value; see `fastloss.losses`")
+
+    # Kernels by what they are specialised on, and the short way in for small arrays (see `fastloss.cpu.quick`).
+    _plans: ClassVar[dict[Any, Any]]
+    _quick: ClassVar[Any]
+
+    name: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    peers: ClassVar[Peers] = Peers()
+    examples: ClassVar[tuple[Example, ...]] = ()
+
+    def __init_subclass__(cls, abstract: bool = False, **options: Any) -> None:
+        """Name and register a concrete loss."""
+        super().__init_subclass__(**options)
+        if not abstract:
+            cls.name = snake_case(cls.__name__)
+            _REGISTRY[cls.name] = cls
+
+    def __post_init__(self) -> None:
+        """Check every parameter against its rule."""
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, converted(self.name, field, getattr(self, field.name)))
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the configuration, not the kernels found for it."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled configuration."""
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start with no kernels found and no short way in."""
+        object.__setattr__(self, "_plans", {})
+        object.__setattr__(self, "_quick", None)
+
+    @classmethod
+    def formulas(cls) -> dict[str, Callable[..., Any]]:
+        """Every formula of this loss by label."""
+        raise NotImplementedError
+
+    def _evaluate(
+        self,
+        outputs: int,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        mask: Any,
+        normalizer: Any,
+        out: Any,
+        hess_out: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Value, gradient and Hessian, those that ``outputs`` asks for; each family has its own."""
+        raise NotImplementedError
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None, *, mask: Any = None, normalizer: Any = None
+    ) -> Any:
+        """Return the value alone."""
+        return self._evaluate(VALUE, y_true, y_pred, sample_weight, mask, normalizer, None, None)[0]
+
+    def value_and_grad(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any = None,
+        *,
+        mask: Any = None,
+        normalizer: Any = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return value and gradient in one pass."""
+        if self._quick is not None and sample_weight is None and mask is None and normalizer is None:
+            results: tuple[Any, Any] | None = self._quick(y_true, y_pred, out)
+            if results is not None:
+                return results
+        return self._evaluate(VALUE | GRAD, y_true, y_pred, sample_weight, mask, normalizer, out, None)[:2]
+
+    def grad(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any = None,
+        *,
+        mask: Any = None,
+        normalizer: Any = None,
+        out: Any = None,
+    ) -> Any:
+        """Return the gradient alone."""
+        return self._evaluate(GRAD, y_true, y_pred, sample_weight, mask, normalizer, out, None)[1]
+
+    def grad_and_hess(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any = None,
+        *,
+        mask: Any = None,
+        normalizer: Any = None,
+        out: Any = None,
+        hess_out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return gradient and diagonal Hessian in one pass."""
+        return self._evaluate(GRAD | HESS, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out)[1:]
+
+    def value_grad_and_hess(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any = None,
+        *,
+        mask: Any = None,
+        normalizer: Any = None,
+        out: Any = None,
+        hess_out: Any = None,
+    ) -> tuple[Any, Any, Any]:
+        """Return value, gradient and diagonal Hessian in one pass."""
+        return self._evaluate(VALUE | GRAD | HESS, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out)

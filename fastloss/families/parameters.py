@@ -1,0 +1,115 @@
+"""Parameters of losses: a default, a rule that every value must meet, and a line of documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..messages import rejected
+
+
+class Rule(NamedTuple):
+    """What a parameter's value must be, in words and as a conversion that raises ValueError or TypeError."""
+
+    words: str
+    convert: Callable[[Any], Any]
+
+
+def _parameter(default: Any, rule: Rule, doc: str) -> Any:
+    return dataclasses.field(default=default, metadata={"rule": rule, "doc": doc})
+
+
+def _real(accepts: Callable[[float], bool]) -> Callable[[Any], float]:
+    def convert(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, Real) or not accepts(float(value)):
+            raise ValueError
+        return float(value)
+
+    return convert
+
+
+def positive(default: float, doc: str) -> Any:
+    """A finite number above 0."""
+    return _parameter(default, Rule("> 0", _real(lambda x: 0 < x < math.inf)), doc)
+
+
+def non_negative(default: float, doc: str) -> Any:
+    """A finite number of 0 or more."""
+    return _parameter(default, Rule(">= 0", _real(lambda x: 0 <= x < math.inf)), doc)
+
+
+def unit_interval(default: float, doc: str) -> Any:
+    """A number from 0 to 1."""
+    return _parameter(default, Rule("in [0, 1]", _real(lambda x: 0 <= x <= 1)), doc)
+
+
+def clip_margin(default: float, doc: str) -> Any:
+    """A distance from 0 and 1 that probabilities keep: above 0, below 1/2."""
+    return _parameter(default, Rule("in (0, 0.5)", _real(lambda x: 0 < x < 0.5)), doc)
+
+
+def flag(default: bool, doc: str) -> Any:
+    """True or False."""
+
+    def convert(value: Any) -> bool:
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError
+        return bool(value)
+
+    return _parameter(default, Rule("True or False", convert), doc)
+
+
+def integer(default: int, doc: str) -> Any:
+    """Any integer."""
+    return _parameter(default, Rule("an integer", _integer), doc)
+
+
+def optional_integer(doc: str) -> Any:
+    """Any integer, or None."""
+    return _parameter(None, Rule("an integer or None", lambda x: None if x is None else _integer(x)), doc)
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError
+    return int(value)
+
+
+def optional_weights(doc: str) -> Any:
+    """A sequence of finite numbers of 0 or more, kept as a tuple; or None."""
+
+    def convert(value: Any) -> tuple[float, ...] | None:
+        if value is None:
+            return None
+        weights = np.asarray(value, dtype=np.float64)
+        if weights.ndim != 1 or not weights.size or not np.all(np.isfinite(weights) & (weights >= 0)):
+            raise ValueError
+        return tuple(weights.tolist())
+
+    return _parameter(None, Rule("None or a sequence of finite numbers >= 0", convert), doc)
+
+
+def choice(default: str, aliases: Mapping[str, Sequence[str]], doc: str) -> Any:
+    """One of the names that are ``aliases``' keys; each may be given by its aliases too."""
+    names = {alias: name for name, others in aliases.items() for alias in (name, *others)}
+
+    def convert(value: Any) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError
+        return names[value]
+
+    return _parameter(default, Rule("one of " + ", ".join(map(repr, aliases)), convert), doc)
+
+
+def converted(owner: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    """The value in its kept form, or the one error a user sees for a bad parameter."""
+    rule: Rule = field.metadata["rule"]
+    try:
+        return rule.convert(value)
+    except (ValueError, TypeError):
+        raise ValueError(rejected(owner, field.name, f"be {rule.words}", repr(value))) from None

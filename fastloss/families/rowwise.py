@@ -1,0 +1,254 @@
+"""Losses with one loss per row of classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..dispatch import GRAD, HESS, VALUE, require_supported
+from ..formula.rows import RowFormula
+from ..messages import rejected
+from ..reduction import Weighting, weighting
+from ..validate import Array, in_memory, labels, output, prediction, same_shape, target
+from .elementwise import BYPASS_CACHE_FROM, aligned, buffer_like, contiguous
+from .loss import Loss
+from .parameters import integer
+
+#: Only rows of at least this many bytes bypass the caches: at a row's ends and at its true class, ordinary stores meet
+#: half-written lines and wait for memory (0.4 us; (4096, 1000) took twice the time).
+BYPASS_ROWS_FROM = 1 << 14
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowwiseLoss(Loss, abstract=True):
+    """One loss per row of classes, by one or more `RowFormula`.
+
+    A loss provides `row_formulas` and `variant`. With ``indexed`` the target is a class number per row, else it is
+    dense: a value per class.
+    """
+
+    family: ClassVar[str] = "rowwise"
+    indexed: ClassVar[bool] = False
+
+    axis: int = integer(-1, "the class axis of y_pred")
+
+    @classmethod
+    def row_formulas(cls) -> dict[str, RowFormula]:
+        """Every formula of this loss by label."""
+        raise NotImplementedError
+
+    @classmethod
+    def formulas(cls) -> dict[str, Callable[..., Any]]:
+        """Every piece of every formula, by ``<variant>.<piece>``."""
+        return {
+            f"{label}.{piece}": function
+            for label, formula in cls.row_formulas().items()
+            for piece in ("statistics", "finish", "element", "target_element")
+            if (function := getattr(formula, piece)) is not None
+        }
+
+    def variant(self) -> str:
+        """Label of the formula that this configuration uses."""
+        return next(iter(self.row_formulas()))
+
+    def _plan(self, outputs: int, true: str, pred: str, few_classes: bool, bypass_cache: bool) -> Any:
+        key = (outputs, true, pred, few_classes, bypass_cache)
+        plan = self._plans.get(key)
+        if plan is None:
+            from ..cpu.row_plan import RowPlan
+            from ..cpu.rowwise import RowBuild
+
+            formula = self.row_formulas()[self.variant()]
+            losses = bool(outputs & VALUE) and self.reduction == "none"
+            weighted = getattr(self, "class_weight", None) is not None
+            build = RowBuild(
+                formula,
+                self.indexed,
+                true,
+                pred,
+                bool(outputs & VALUE),
+                losses,
+                bool(outputs & GRAD),
+                bool(outputs & HESS),
+                weighted,
+                bypass_cache,
+            )
+            parameters = [float(getattr(self, name)) for name in formula.parameters]
+            plan = self._plans[key] = RowPlan(build, parameters, few_classes=few_classes)
+        return plan
+
+    def _evaluate(
+        self,
+        outputs: int,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        mask: Any,
+        normalizer: Any,
+        out: Any,
+        hess_out: Any,
+    ) -> tuple[Any, Any, Any]:
+        require_supported(self.name, y_true, y_pred)
+        p = prediction(self.name, y_pred)
+        y = labels(self.name, y_true) if self.indexed else target(self.name, y_true)
+        axis = self._class_axis(p)
+        shape = p.shape[:axis] + p.shape[axis + 1 :]
+        self._require_shape(y, p, shape)
+        others = (y, p, sample_weight, mask)
+        grad = hess = None
+        if outputs & GRAD:
+            grad = np.empty_like(p) if out is None else output(self.name, "out", out, p, p, others)
+        if outputs & HESS:
+            hess = (
+                np.empty_like(p)
+                if hess_out is None
+                else output(self.name, "hess_out", hess_out, p, None, (*others, grad))
+            )
+        class_weights = self._class_weights(p, axis)
+        weighing = self._weighing(y, p, shape, class_weights, sample_weight, mask, normalizer)
+        if weighing.normalizer == 0.0:
+            for result in (grad, hess):
+                if result is not None:
+                    result[...] = 0
+            none = outputs & VALUE and self.reduction == "none"
+            return np.zeros(shape, _computing(p)) if none else 0.0, grad, hess
+        return self._swept(outputs, y, p, axis, shape, class_weights, weighing, grad, hess)
+
+    def _swept(
+        self,
+        outputs: int,
+        y: Array,
+        p: Array,
+        axis: int,
+        shape: tuple[int, ...],
+        class_weights: Array | None,
+        weighing: Weighting,
+        grad: Array | None,
+        hess: Array | None,
+    ) -> tuple[Any, Any, Any]:
+        """Run the kernel, through copies where the class axis is not last or an array is not contiguous."""
+        from ..cpu.rowwise_few import most_classes
+
+        rows, classes = math.prod(shape), p.shape[axis]
+        y_name, y_ready = in_memory(contiguous(y if self.indexed else _classes_last(y, axis), "C"))
+        p_name, p_ready = in_memory(contiguous(_classes_last(p, axis), "C"))
+        grad_last, hess_last = (None if a is None else _classes_last(a, axis) for a in (grad, hess))
+        grad_ready, hess_ready = buffer_like(grad_last, "C"), buffer_like(hess_last, "C")
+        computing = _computing(p)
+        losses = np.empty(shape, computing) if outputs & VALUE and self.reduction == "none" else None
+        few = 0 < classes <= most_classes(computing)
+        row_bytes = classes * p.dtype.itemsize
+        bypass = p.nbytes >= BYPASS_CACHE_FROM and row_bytes >= BYPASS_ROWS_FROM and row_bytes % 16 == 0
+        bypass = bypass and aligned(grad_ready, hess_ready)
+        plan = self._plan(outputs, y_name, p_name, few, bypass)
+        total = plan(
+            y_ready,
+            p_ready,
+            rows,
+            classes,
+            weighing.weights,
+            weighing.inner,
+            class_weights,
+            getattr(self, "ignore_class", None),
+            grad_ready,
+            hess_ready,
+            losses,
+            1.0 / weighing.normalizer,
+        )
+        if total != total and self.indexed:
+            self._require_labels(y, weighing, classes)
+        plain = weighing == (None, 1, weighing.normalizer) and losses is None and class_weights is None
+        plain = plain and getattr(self, "ignore_class", None) is None and self.axis == -1
+        if outputs == VALUE | GRAD and few and plain and y_ready is y and p_ready is p and grad_ready is grad_last:
+            object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum"))
+        for result, ready in ((grad_last, grad_ready), (hess_last, hess_ready)):
+            if result is not None and result is not ready:
+                result[...] = ready
+        if losses is None:
+            return total / weighing.normalizer, grad, hess
+        if weighing.normalizer != 1.0:
+            losses /= weighing.normalizer
+        return losses.reshape(shape), grad, hess
+
+    def _class_axis(self, p: Array) -> int:
+        if not -p.ndim <= self.axis < p.ndim:
+            raise ValueError(rejected(self.name, "axis", f"be an axis of y_pred, which has {p.ndim}", self.axis))
+        return self.axis % p.ndim
+
+    def _require_shape(self, y: Array, p: Array, shape: tuple[int, ...]) -> None:
+        if not self.indexed:
+            same_shape(self.name, y, p)
+        elif y.shape != shape:
+            rule = f"have y_pred's shape without the class axis, {shape}"
+            dropped = "y_true[:, 0]" if len(shape) == 1 else "y_true[..., 0]"
+            hint = f"Drop its last axis: {dropped}" if y.shape == (*shape, 1) else ""
+            raise ValueError(rejected(self.name, "y_true", rule, y.shape, hint))
+
+    def _class_weights(self, p: Array, axis: int) -> Array | None:
+        given = getattr(self, "class_weight", None)
+        if given is None:
+            return None
+        if len(given) != p.shape[axis]:
+            rule = f"have one weight per class, {p.shape[axis]}"
+            raise ValueError(rejected(self.name, "class_weight", rule, len(given)))
+        return np.array(given, _computing(p))
+
+    def _weighing(
+        self,
+        y: Array,
+        p: Array,
+        shape: tuple[int, ...],
+        class_weights: Array | None,
+        sample_weight: Any,
+        mask: Any,
+        normalizer: Any,
+    ) -> Weighting:
+        """Weights and normaliser; ignored rows do not count, class weights do where the mean is weighted."""
+        averaged = self.reduction in ("mean", "weighted_mean") and normalizer is None
+        counts = self._counts(y, class_weights) if averaged and self.indexed else None
+        if sample_weight is None and mask is None and normalizer is None and counts is None:
+            return Weighting(None, 1, float(math.prod(shape)) if averaged else 1.0)
+        return weighting(self.name, self.reduction, shape, _computing(p), sample_weight, mask, normalizer, counts)
+
+    def _counts(self, y: Array, class_weights: Array | None) -> Array | None:
+        """What each row counts for in the mean besides its own weight; None: 1 for every row.
+
+        A bad label counts as 1 here and is found by the kernel.
+        """
+        ignored = getattr(self, "ignore_class", None)
+        counts = None
+        if class_weights is not None and self.reduction == "weighted_mean":
+            good = (y >= 0) & (y < class_weights.size)
+            counts = np.where(good, class_weights[np.where(good, y, 0)], 1)
+        if ignored is not None:
+            counted = y != ignored
+            counts = counted if counts is None else np.where(counted, counts, 0)
+        return counts
+
+    def _require_labels(self, y: Array, weighing: Weighting, classes: int) -> None:
+        """Name the first bad label, if there is one: a kernel's NaN may also come from the data."""
+        ignored = getattr(self, "ignore_class", None)
+        bad = (y < 0) | (y >= classes)
+        if ignored is not None:
+            bad &= y != ignored
+        if not bad.any():
+            return
+        position = np.unravel_index(int(np.argmax(bad)), y.shape)
+        where = ", ".join(str(int(i)) for i in position)
+        hint = "" if ignored is not None else "To leave such rows out: ignore_class="
+        raise ValueError(
+            rejected(self.name, "y_true", f"be in [0, {classes})", f"{y[position]} at position [{where}]", hint)
+        )
+
+
+def _classes_last(array: Array, axis: int) -> Array:
+    """A view with the class axis last: the array itself where it is."""
+    return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
+
+
+def _computing(p: Array) -> str:
+    return "float64" if p.dtype == np.float64 else "float32"

@@ -1,0 +1,30 @@
+"""Formulas that softmax losses share.
+
+With ``kept = exp(x - peak)`` and ``total`` their sum over the row, an element's probability is ``kept / total``. The
+sum is taken without one peak (``rest``, total = 1 + rest), so that the distance of a probability from 1 never comes
+from a subtraction that cancels.
+"""
+
+from __future__ import annotations
+
+from .ops import Operand, exp_nonpositive, where
+
+
+def exponential(x: Operand, peak: Operand) -> Operand:
+    """``exp(x - peak)``."""
+    return exp_nonpositive(x - peak)
+
+
+def below_peak(x: Operand, peak: Operand, kept: Operand) -> Operand:
+    """The element's exponential if it is no peak, else 0."""
+    return where(x == peak, 0.0, kept)
+
+
+def at_peak(x: Operand, peak: Operand) -> Operand:
+    """1 if the element is a peak, else 0."""
+    return where(x == peak, 1.0, 0.0)
+
+
+def missing(kept: Operand, rest: Operand, total: Operand) -> Operand:
+    """``total - kept`` without cancellation: the sum of the other elements' exponentials."""
+    return where(kept == 1.0, rest, total - kept)

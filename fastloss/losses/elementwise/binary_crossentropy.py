@@ -1,0 +1,85 @@
+"""Binary cross-entropy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...families.definition import Example, Peers, clip_margin, flag, function_of, non_negative, unit_interval
+from ...families.elementwise import ElementwiseLoss
+from ...formula.ops import clip, exp_nonpositive, log, log1p, log1p_unit, product, where
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryCrossentropy(ElementwiseLoss):
+    """Negative log-likelihood of a Bernoulli target: ``-w y log p - (1 - y) log(1 - p)``, w being ``pos_weight``.
+
+    From logits x, ``p = 1 / (1 + exp(-x))`` and the loss is exact for every x. From probabilities, p is first clipped
+    to [epsilon, 1 - epsilon], outside which the gradient is 0 (as Keras' ``BinaryCrossentropy``; ``pos_weight`` as
+    torch's ``binary_cross_entropy_with_logits``).
+    """
+
+    from_logits: bool = flag(False, "whether y_pred holds logits rather than probabilities")
+    label_smoothing: float = unit_interval(0.0, "s: the target becomes y (1 - s) + s / 2")
+    pos_weight: float = non_negative(1.0, "weight of the positive class")
+    epsilon: float = clip_margin(1e-7, "probabilities are clipped to [epsilon, 1 - epsilon]")
+
+    aliases: ClassVar[tuple[str, ...]] = ("bce",)
+    peers: ClassVar[Peers] = Peers(
+        torch=(
+            "F.binary_cross_entropy_with_logits(p, y * (1 - label_smoothing) + label_smoothing / 2, "
+            "reduction=reduction, pos_weight=torch.full((), pos_weight, dtype=p.dtype)) if from_logits else None"
+        ),
+        keras=(
+            "keras.losses.binary_crossentropy(y[..., None], p[..., None], from_logits=from_logits, "
+            "label_smoothing=label_smoothing) if pos_weight == 1 else None"
+        ),
+        scikit_learn="HalfBinomialLoss 1 from_logits",
+    )
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example(1.0, 0.25, 1.3862943611198906, -4.0, 16.0),
+        Example(0.0, 0.0, 0.6931471805599453, 0.5, 0.25, {"from_logits": True}),
+        Example(1.0, 0.0, 2.0794415416798357, -1.5, 0.75, {"from_logits": True, "pos_weight": 3.0}),
+    )
+
+    @classmethod
+    def formulas(cls) -> dict[str, Callable[..., Any]]:
+        """Every formula of this loss by label."""
+        return {"logits": cls.logits, "probabilities": cls.probabilities}
+
+    def variant(self) -> str:
+        """Label of the formula that this configuration uses."""
+        return "logits" if self.from_logits else "probabilities"
+
+    @staticmethod
+    def logits(y: Any, x: Any, label_smoothing: Any, pos_weight: Any) -> Any:
+        """Value, gradient and Hessian at target y and logit x.
+
+        ``tail`` is exp(-|x|), so that sigmoid(x) = ``upper / (1 + tail)`` and sigmoid(-x) = ``lower / (1 + tail)``
+        keep full relative accuracy on either side.
+        """
+        positive = pos_weight * (y * (1.0 - label_smoothing) + 0.5 * label_smoothing)
+        negative = 1.0 - (y * (1.0 - label_smoothing) + 0.5 * label_smoothing)
+        tail = exp_nonpositive(-abs(x))
+        upper = where(x < 0.0, tail, 1.0)
+        lower = where(x < 0.0, 1.0, tail)
+        share = 1.0 / (1.0 + tail)
+        linear = product(where(x < 0.0, positive, negative), abs(x))
+        value = linear + (negative + positive) * log1p_unit(tail)
+        grad = (negative * upper - positive * lower) * share
+        return value, grad, (negative + positive) * (tail * share * share)
+
+    @staticmethod
+    def probabilities(y: Any, p: Any, label_smoothing: Any, pos_weight: Any, epsilon: Any) -> Any:
+        """Value, gradient and Hessian at target y and probability p."""
+        positive = pos_weight * (y * (1.0 - label_smoothing) + 0.5 * label_smoothing)
+        negative = 1.0 - (y * (1.0 - label_smoothing) + 0.5 * label_smoothing)
+        q = clip(p, epsilon, 1.0 - epsilon)
+        clipped = (p < epsilon) | (p > 1.0 - epsilon)
+        value = -(positive * log(q)) - negative * log1p(-q)
+        odds, counter_odds = positive / q, negative / (1.0 - q)
+        grad = where(clipped, 0.0, counter_odds - odds)
+        hess = where(clipped, 0.0, odds / q + counter_odds / (1.0 - q))
+        return value, grad, hess
+
+
+binary_crossentropy = function_of(BinaryCrossentropy)

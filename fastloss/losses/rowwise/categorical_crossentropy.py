@@ -1,0 +1,150 @@
+"""Categorical cross-entropy against a distribution over the classes."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...families.definition import (
+    Example,
+    Peers,
+    clip_margin,
+    flag,
+    function_of,
+    integer,
+    optional_weights,
+    unit_interval,
+)
+from ...families.rowwise import RowwiseLoss
+from ...formula.ops import clip, log, log1p, product, where
+from ...formula.rows import RowFormula
+from ...formula.softmax import at_peak, below_peak, exponential, missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoricalCrossentropy(RowwiseLoss):
+    """Cross-entropy of a distribution over classes: ``-sum_c w[c] y[c] log p[c]``, one-hot or soft y.
+
+    From logits x, ``p = softmax(x)`` and the loss is exact. From probabilities, each row is first divided by its sum
+    and clipped to [epsilon, 1 - epsilon] (as Keras' ``CategoricalCrossentropy``; class weights as torch's
+    ``cross_entropy``).
+    """
+
+    from_logits: bool = flag(False, "whether y_pred holds logits rather than probabilities")
+    label_smoothing: float = unit_interval(0.0, "s: the target becomes y (1 - s) + s / classes")
+    class_weight: tuple[float, ...] | None = optional_weights("one weight per class")
+    axis: int = integer(-1, "the class axis of y_pred and y_true")
+    epsilon: float = clip_margin(1e-7, "probabilities are clipped to [epsilon, 1 - epsilon]")
+
+    peers: ClassVar[Peers] = Peers(
+        torch=(
+            "F.cross_entropy(p, y, reduction=reduction, label_smoothing=label_smoothing, "
+            "weight=None if class_weight is None else torch.tensor(class_weight, dtype=p.dtype)) "
+            "if from_logits else None"
+        ),
+        keras=(
+            "keras.losses.categorical_crossentropy(y, p, from_logits=from_logits, label_smoothing=label_smoothing) "
+            "if class_weight is None else None"
+        ),
+    )
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example(
+            [[0.0, 1.0]],
+            [[0.0, 0.0]],
+            0.6931471805599453,
+            [[0.5, -0.5]],
+            [[0.25, 0.25]],
+            {"from_logits": True},
+        ),
+        Example([[1.0, 0.0]], [[0.25, 0.75]], 1.3862943611198906, [[-3.0, 1.0]], [[15.0, -1.0]]),
+    )
+
+    @classmethod
+    def row_formulas(cls) -> dict[str, RowFormula]:
+        """Every formula of this loss by label."""
+        return {
+            "logits": RowFormula("peak", _statistics, _finish, _element),
+            "probabilities": RowFormula("total", _probability_statistics, _probability_finish, _probability_element),
+        }
+
+    def variant(self) -> str:
+        """Label of the formula that this configuration uses."""
+        return "logits" if self.from_logits else "probabilities"
+
+
+def _goal(y: Any, class_weight: Any, label_smoothing: Any, classes: Any) -> Any:
+    """What the row asks of one class: its smoothed target times its weight."""
+    return class_weight * (y * (1.0 - label_smoothing) + label_smoothing / classes)
+
+
+# -- from logits -------------------------------------------------------------------------------------------------
+
+
+def _statistics(x: Any, y: Any, peak: Any, class_weight: Any, label_smoothing: Any, classes: Any) -> Any:
+    kept = exponential(x, peak)
+    others = below_peak(x, peak, kept)
+    peaks = at_peak(x, peak)
+    mass = _goal(y, class_weight, label_smoothing, classes)
+    distance = product(mass, peak - x)
+    return kept, others, peaks, mass, distance
+
+
+def _finish(others: Any, peaks: Any, mass: Any, distance: Any) -> Any:
+    rest = others + (peaks - 1.0)
+    total = 1.0 + rest
+    value = mass * log1p(rest) + distance
+    share = 1.0 / total
+    return value, rest, total, share, mass
+
+
+def _element(
+    kept: Any,
+    y: Any,
+    class_weight: Any,
+    label_smoothing: Any,
+    classes: Any,
+    rest: Any,
+    total: Any,
+    share: Any,
+    mass: Any,
+) -> Any:
+    goal = _goal(y, class_weight, label_smoothing, classes)
+    # At the peak, mass kept - goal total = (mass - goal) - goal rest, which does not cancel for a one-hot target.
+    grad = where(kept == 1.0, (mass - goal) - goal * rest, mass * kept - goal * total) * share
+    hess = mass * kept * share * (missing(kept, rest, total) * share)
+    return grad, hess
+
+
+# -- from probabilities: q = x / total, clipped; outside the clip a class adds to the value but not to the gradient ----
+
+
+def _probability_statistics(
+    x: Any, y: Any, total: Any, class_weight: Any, label_smoothing: Any, classes: Any, epsilon: Any
+) -> Any:
+    q = x / total
+    goal = _goal(y, class_weight, label_smoothing, classes)
+    cost = -(goal * log(clip(q, epsilon, 1.0 - epsilon)))
+    active = where((q < epsilon) | (q > 1.0 - epsilon), 0.0, goal)
+    return cost, active
+
+
+def _probability_finish(cost: Any, active: Any, total: Any) -> Any:
+    level = active / total
+    return cost, level
+
+
+def _probability_element(
+    x: Any,
+    y: Any,
+    total: Any,
+    level: Any,
+    class_weight: Any,
+    label_smoothing: Any,
+    classes: Any,
+    epsilon: Any,
+) -> Any:
+    q = x / total
+    goal = _goal(y, class_weight, label_smoothing, classes)
+    slope = where((q < epsilon) | (q > 1.0 - epsilon), 0.0, goal / x)
+    return level - slope, slope / x - level / total
+
+
+categorical_crossentropy = function_of(CategoricalCrossentropy)

@@ -1,0 +1,200 @@
+"""Categorical cross-entropy against class numbers."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...families.definition import (
+    Example,
+    Peers,
+    clip_margin,
+    flag,
+    function_of,
+    integer,
+    optional_integer,
+    optional_weights,
+    unit_interval,
+)
+from ...families.rowwise import RowwiseLoss
+from ...formula.ops import clip, log, log1p, product, where
+from ...formula.rows import RowFormula
+from ...formula.softmax import at_peak, below_peak, exponential, missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseCategoricalCrossentropy(RowwiseLoss):
+    """Negative log-probability of the true class, given by its number: ``-w[y] log p[y]``.
+
+    From logits x, ``p = softmax(x)`` and the loss is exact. From probabilities, each row is first divided by its sum
+    and clipped to [epsilon, 1 - epsilon] (as Keras' ``SparseCategoricalCrossentropy``; class weights and smoothing as
+    torch's ``cross_entropy``).
+    """
+
+    from_logits: bool = flag(False, "whether y_pred holds logits rather than probabilities")
+    label_smoothing: float = unit_interval(0.0, "s: the target becomes (1 - s) onehot(y) + s / classes")
+    class_weight: tuple[float, ...] | None = optional_weights("one weight per class")
+    ignore_class: int | None = optional_integer("rows with this label count for nothing")
+    axis: int = integer(-1, "the class axis of y_pred")
+    epsilon: float = clip_margin(1e-7, "probabilities are clipped to [epsilon, 1 - epsilon]")
+
+    indexed: ClassVar[bool] = True
+    peers: ClassVar[Peers] = Peers(
+        torch=(
+            "F.cross_entropy(p, y, reduction=reduction, label_smoothing=label_smoothing, "
+            "ignore_index=-100 if ignore_class is None else ignore_class, "
+            "weight=None if class_weight is None else torch.tensor(class_weight, dtype=p.dtype)) "
+            "if from_logits else None"
+        ),
+        keras=(
+            "keras.losses.sparse_categorical_crossentropy(y, p, from_logits=from_logits, ignore_class=ignore_class) "
+            "if label_smoothing == 0 and class_weight is None else None"
+        ),
+        scikit_learn="HalfMultinomialLoss 1 from_logits",
+    )
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example([1], [[0.0, 0.0]], 0.6931471805599453, [[0.5, -0.5]], [[0.25, 0.25]], {"from_logits": True}),
+        Example([0], [[0.25, 0.75]], 1.3862943611198906, [[-3.0, 1.0]], [[15.0, -1.0]]),
+    )
+
+    @classmethod
+    def row_formulas(cls) -> dict[str, RowFormula]:
+        """Every formula of this loss by label."""
+        return {
+            "logits": RowFormula("peak", _statistics, _finish, _element, _target),
+            "logits_smoothed": RowFormula(
+                "peak", _smoothed_statistics, _smoothed_finish, _smoothed_element, _smoothed_target
+            ),
+            "probabilities": RowFormula(
+                "total",
+                _probability_statistics,
+                _probability_finish,
+                _probability_element,
+                _probability_target,
+            ),
+        }
+
+    def variant(self) -> str:
+        """Label of the formula that this configuration uses."""
+        if not self.from_logits:
+            return "probabilities"
+        return "logits_smoothed" if self.label_smoothing else "logits"
+
+
+# -- from logits -------------------------------------------------------------------------------------------------
+
+
+def _statistics(x: Any, peak: Any) -> Any:
+    kept = exponential(x, peak)
+    others = below_peak(x, peak, kept)
+    peaks = at_peak(x, peak)
+    return kept, others, peaks
+
+
+def _finish(others: Any, peaks: Any, peak: Any, target_x: Any, target_weight: Any) -> Any:
+    rest = others + (peaks - 1.0)
+    total = 1.0 + rest
+    value = target_weight * (log1p(rest) + (peak - target_x))
+    share = target_weight / total
+    return value, rest, total, share
+
+
+def _element(kept: Any, rest: Any, total: Any, share: Any) -> Any:
+    grad = kept * share
+    hess = grad * (missing(kept, rest, total) / total)
+    return grad, hess
+
+
+def _target(peak: Any, target_x: Any, rest: Any, total: Any, share: Any) -> Any:
+    own = exponential(target_x, peak)
+    away = missing(own, rest, total)
+    return -share * away, share * own * (away / total)
+
+
+# -- from logits, smoothed: a share s / classes of the target lies on every class ------------------------------------
+
+
+def _smoothed_statistics(x: Any, peak: Any, class_weight: Any) -> Any:
+    kept = exponential(x, peak)
+    others = below_peak(x, peak, kept)
+    peaks = at_peak(x, peak)
+    distance = product(class_weight, peak - x)
+    return kept, others, peaks, distance
+
+
+def _smoothed_finish(
+    others: Any,
+    peaks: Any,
+    distance: Any,
+    peak: Any,
+    target_x: Any,
+    target_weight: Any,
+    class_weight_sum: Any,
+    classes: Any,
+    label_smoothing: Any,
+) -> Any:
+    rest = others + (peaks - 1.0)
+    total = 1.0 + rest
+    spread = label_smoothing / classes
+    sure = (1.0 - label_smoothing) * target_weight
+    value = product(sure, log1p(rest) + (peak - target_x)) + spread * (class_weight_sum * log1p(rest) + distance)
+    elsewhere = spread * (class_weight_sum - target_weight)
+    share = (sure + spread * class_weight_sum) / total
+    return value, rest, total, share, spread, elsewhere
+
+
+def _smoothed_element(kept: Any, class_weight: Any, rest: Any, total: Any, share: Any, spread: Any) -> Any:
+    grad = kept * share - spread * class_weight
+    hess = kept * share * (missing(kept, rest, total) / total)
+    return grad, hess
+
+
+def _smoothed_target(peak: Any, target_x: Any, rest: Any, total: Any, share: Any, elsewhere: Any) -> Any:
+    own = exponential(target_x, peak)
+    away = missing(own, rest, total)
+    return elsewhere - share * away, share * own * (away / total)
+
+
+# -- from probabilities: q = x / total, clipped; outside the clip a class adds to the value but not to the gradient ----
+
+
+def _probability_statistics(x: Any, total: Any, class_weight: Any, label_smoothing: Any, epsilon: Any) -> Any:
+    q = x / total
+    cost = -(product(label_smoothing * class_weight, log(clip(q, epsilon, 1.0 - epsilon))))
+    active = where((q < epsilon) | (q > 1.0 - epsilon), 0.0, label_smoothing * class_weight)
+    return cost, active
+
+
+def _probability_finish(
+    cost: Any,
+    active: Any,
+    total: Any,
+    target_x: Any,
+    target_weight: Any,
+    classes: Any,
+    label_smoothing: Any,
+    epsilon: Any,
+) -> Any:
+    q = target_x / total
+    sure = (1.0 - label_smoothing) * target_weight
+    value = cost / classes - product(sure, log(clip(q, epsilon, 1.0 - epsilon)))
+    outside = (q < epsilon) | (q > 1.0 - epsilon)
+    target_goal = where(outside, 0.0, sure + label_smoothing * target_weight / classes)
+    level = (active / classes + where(outside, 0.0, sure)) / total
+    return value, level, target_goal
+
+
+def _probability_element(
+    x: Any, class_weight: Any, total: Any, level: Any, classes: Any, label_smoothing: Any, epsilon: Any
+) -> Any:
+    q = x / total
+    outside = (q < epsilon) | (q > 1.0 - epsilon)
+    slope = where(outside, 0.0, label_smoothing * class_weight / (classes * x))
+    return level - slope, slope / x - level / total
+
+
+def _probability_target(target_x: Any, total: Any, level: Any, target_goal: Any) -> Any:
+    slope = where(target_goal == 0.0, 0.0, target_goal / target_x)
+    curve = where(target_goal == 0.0, 0.0, slope / target_x)
+    return level - slope, curve - level / total
+
+
+sparse_categorical_crossentropy = function_of(SparseCategoricalCrossentropy)

@@ -1,0 +1,132 @@
+"""From losses to a value: weights, masks and what the sum is divided by.
+
+value = sum_i m_i w_i l_i / Z and likewise the gradient, with one Z for both.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .messages import rejected
+from .validate import Array, as_array
+
+
+class Weighting(NamedTuple):
+    """How losses are weighed.
+
+    Loss i (counted in C order) has weight ``weights[i // inner]``; a negative weight marks a masked loss. No weights
+    at all: every weight is 1. ``normalizer`` is Z; 0 means that nothing is left to average.
+    """
+
+    weights: Array | None
+    inner: int
+    normalizer: float
+
+
+def weighting(
+    name: str,
+    reduction: str,
+    shape: tuple[int, ...],
+    computing: str,
+    sample_weight: Any,
+    mask: Any,
+    normalizer: Any,
+    counts: Array | None = None,
+) -> Weighting:
+    """Combine weights and mask for losses of the given shape, and find Z.
+
+    ``counts`` is what each loss counts for in Z besides its weight (shape ``shape``); None: 1 each.
+
+    Raises
+    ------
+    ValueError
+        If a shape is not a leading part of ``shape``, a weight is negative, infinite or NaN, or the normalizer is
+        not a finite number above 0.
+    """
+    size = math.prod(shape)
+    weights, weights_inner = None, 1
+    if sample_weight is not None:
+        weights, weights_inner = _aligned(name, "sample_weight", as_array(name, "sample_weight", sample_weight), shape)
+        weights = _checked_weights(name, weights, computing)
+    kept, kept_inner = None, 1
+    if mask is not None:
+        kept, kept_inner = _aligned(name, "mask", _boolean(name, as_array(name, "mask", mask)), shape)
+
+    inners = [i for a, i in ((weights, weights_inner), (kept, kept_inner)) if a is not None]
+    inner = min(inners, default=1) if size else 1
+    weights = _repeated(weights, weights_inner, inner)
+    kept = _repeated(kept, kept_inner, inner)
+    if normalizer is not None:
+        total = _checked_normalizer(name, normalizer)
+    else:
+        total = _normalizer(reduction, size, weights, kept, inner, counts)
+    if kept is not None:
+        one = np.ones((), computing)
+        weights = np.where(kept, one if weights is None else weights, -one)
+    return Weighting(weights, inner, total)
+
+
+def _normalizer(
+    reduction: str, size: int, weights: Array | None, kept: Array | None, inner: int, counts: Array | None
+) -> float:
+    if reduction in ("sum", "none"):
+        return 1.0
+    if reduction == "mean":
+        weights = None
+    if weights is None and kept is None and counts is None:
+        return float(size)
+    if counts is not None:
+        per_group = counts.reshape(-1, inner).sum(axis=1, dtype=np.float64) if inner != 1 else counts.reshape(-1)
+    else:
+        per_group = np.broadcast_to(np.float64(inner), (size // inner if inner else 0,))
+    terms = per_group if weights is None else per_group * weights.astype(np.float64)
+    return float(np.sum(terms, dtype=np.float64, where=True if kept is None else kept))
+
+
+def _repeated(array: Array | None, inner: int, wanted: int) -> Array | None:
+    if array is None or inner == wanted or not wanted:
+        return array
+    return np.repeat(array, inner // wanted)
+
+
+def _aligned(name: str, argument: str, array: Array, shape: tuple[int, ...]) -> tuple[Array, int]:
+    """Flatten an array that aligns with the leading axes of ``shape``; give how many losses each element covers."""
+    own = array.shape
+    while own and own[-1] == 1 and (len(own) > len(shape) or shape[len(own) - 1] != 1):
+        own = own[:-1]
+    if own != shape[: len(own)]:
+        rule = f"have a leading part of the losses' shape {shape}"
+        raise ValueError(rejected(name, argument, rule, array.shape))
+    return np.ascontiguousarray(array).reshape(-1), math.prod(shape[len(own) :])
+
+
+def _boolean(name: str, mask: Array) -> Array:
+    if mask.dtype != np.bool_:
+        raise TypeError(rejected(name, "mask", "be boolean", mask.dtype, "Convert it: mask.astype(bool)"))
+    return mask
+
+
+def _checked_weights(name: str, weights: Array, computing: str) -> Array:
+    if (weights.dtype.kind not in "fbiu" and weights.dtype.name != "bfloat16") or not weights.dtype.isnative:
+        raise TypeError(rejected(name, "sample_weight", "be real numbers", weights.dtype))
+    with np.errstate(over="ignore"):
+        converted = weights.astype(computing, copy=False)
+    # One comparison each: NaN fails both, so no third pass looks for it.
+    if converted.size and not (converted.min() >= 0 and converted.max() < np.inf):
+        position = int(np.argmin((converted >= 0) & (converted < np.inf)))
+        got = f"{weights[position]} at flat position {position}"
+        raise ValueError(rejected(name, "sample_weight", f"be finite in {computing} and >= 0", got))
+    return converted
+
+
+def _checked_normalizer(name: str, normalizer: Any) -> float:
+    if isinstance(normalizer, np.ndarray) and normalizer.ndim == 0:
+        normalizer = normalizer.item()
+    is_number = isinstance(normalizer, Real) and not isinstance(normalizer, bool)
+    if not is_number or not 0 < float(normalizer) < math.inf:
+        raise ValueError(rejected(name, "normalizer", "be a finite number > 0", repr(normalizer)))
+    return float(normalizer)

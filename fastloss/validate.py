@@ -1,0 +1,140 @@
+"""What goes in and out of a call: array types, shapes, layouts; every message a user can see about them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .messages import rejected
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_FLOATS = {np.dtype(t): t for t in ("float16", "float32", "float64")}
+#: Integer types that kernels read as they are, and what others are converted to first.
+_INTEGERS = {
+    "bool": "uint8", "uint8": "uint8", "int8": "int32", "int16": "int32", "uint16": "int32", "int32": "int32",
+    "uint32": "int64", "int64": "int64", "uint64": "uint64",
+}  # fmt: skip
+
+
+#: Effort spent on telling interleaved arrays from overlapping ones; past it they count as overlapping.
+_OVERLAP_WORK: Any = 10_000
+
+
+@lru_cache(maxsize=256)
+def storage_name(dtype: np.dtype[Any]) -> str | None:
+    """Name of a floating-point type that kernels compute on, or None."""
+    known = _FLOATS.get(dtype)
+    if known is None and dtype.name == "bfloat16" and dtype.itemsize == 2:
+        return "bfloat16"
+    return known
+
+
+def prediction(name: str, array: Any) -> Array:
+    """``y_pred`` as a NumPy array of a supported floating-point type; lists of integers become float64."""
+    given = isinstance(array, np.ndarray) or hasattr(array, "dtype")
+    values = as_array(name, "y_pred", array)
+    if not given and values.dtype.kind in "biu":
+        return values.astype(np.float64)
+    if storage_name(values.dtype) is None:
+        rule = "be float16, bfloat16, float32 or float64"
+        raise TypeError(rejected(name, "y_pred", rule, values.dtype, _dtype_hint(values.dtype)))
+    return values
+
+
+def target(name: str, array: Any) -> Array:
+    """``y_true`` of an elementwise or dense loss: any floating-point type, bool or integer."""
+    values = as_array(name, "y_true", array)
+    if storage_name(values.dtype) is None and _integer_name(values.dtype) is None:
+        rule = "be bool, integer or floating-point"
+        raise TypeError(rejected(name, "y_true", rule, values.dtype, _dtype_hint(values.dtype)))
+    return values
+
+
+def labels(name: str, array: Any) -> Array:
+    """``y_true`` of a loss whose target is a class number: any integer type."""
+    given = isinstance(array, np.ndarray) or hasattr(array, "dtype")
+    values = as_array(name, "y_true", array)
+    if not given and values.size == 0:
+        return values.astype(np.int64)  # an empty list
+    if _integer_name(values.dtype) is None or values.dtype == np.bool_:
+        hint = "Convert it: array.astype('int64')" if values.dtype.kind in "bf" else _dtype_hint(values.dtype)
+        raise TypeError(rejected(name, "y_true", "hold integer class numbers", values.dtype, hint))
+    return values
+
+
+def as_array(name: str, argument: str, array: Any) -> Array:
+    """``numpy.asarray`` with the library's own error."""
+    if isinstance(array, np.ndarray):
+        return np.asarray(array)
+    try:
+        return np.asarray(array)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(rejected(name, argument, "be array-like", f"{type(array).__name__}: {error}")) from None
+
+
+@lru_cache(maxsize=256)
+def _integer_name(dtype: np.dtype[Any]) -> str | None:
+    return _INTEGERS.get(dtype.name) if dtype.kind in "biu" and dtype.isnative else None
+
+
+def _dtype_hint(dtype: np.dtype[Any]) -> str:
+    if not dtype.isnative:
+        return "Convert it: array.astype(array.dtype.newbyteorder('='))"
+    if dtype.kind in "biu":
+        return "Convert it: array.astype('float32')"
+    return "Convert it: array.astype('float64')" if dtype.kind in "fO" else ""
+
+
+def in_memory(array: Array) -> tuple[str, Array]:
+    """Storage name and the array as kernels read it: rare integer types are widened."""
+    name = storage_name(array.dtype)
+    if name is not None:
+        return name, array
+    kept = _integer_name(array.dtype)
+    assert kept is not None
+    return kept, array if array.dtype == np.bool_ else array.astype(kept, copy=False)
+
+
+def same_shape(name: str, y_true: Array, y_pred: Array) -> None:
+    """Require equal shapes: broadcasting (n,) against (n, 1) would silently pair everything with everything."""
+    if y_true.shape != y_pred.shape:
+        hint = f"Reshape it: y_true.reshape({y_pred.shape})" if y_true.size == y_pred.size else ""
+        raise ValueError(rejected(name, "y_true", f"have y_pred's shape {y_pred.shape}", y_true.shape, hint))
+
+
+def output(name: str, argument: str, out: Any, y_pred: Array, in_place: Array | None, others: tuple[Any, ...]) -> Array:
+    """Check a buffer for results: it must fit ``y_pred`` and overlap nothing but, exactly, ``in_place``."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(rejected(name, argument, "be a NumPy array", type(out).__name__))
+    buffer: Array = out
+    if buffer.shape != y_pred.shape or buffer.dtype != y_pred.dtype:
+        rule = f"have y_pred's shape {y_pred.shape} and dtype {y_pred.dtype}"
+        raise ValueError(rejected(name, argument, rule, f"{buffer.shape} and {buffer.dtype}"))
+    if not buffer.flags.writeable:
+        raise ValueError(rejected(name, argument, "be writable", "a read-only array"))
+    if any(stride == 0 and rows > 1 for stride, rows in zip(buffer.strides, buffer.shape, strict=True)):
+        raise ValueError(rejected(name, argument, "have its own memory for each element", "a stride of 0"))
+    for other in others:
+        if isinstance(other, np.ndarray) and _clashes(buffer, other, exact_allowed=other is in_place):
+            rule = "not overlap another argument, unless out is y_pred"
+            raise ValueError(rejected(name, argument, rule, "an array that does"))
+    return buffer
+
+
+def _clashes(out: Array, other: Array, *, exact_allowed: bool) -> bool:
+    if exact_allowed and (out is other or _identical(out, other)):
+        return False
+    if not np.may_share_memory(out, other):
+        return False
+    try:
+        return bool(np.shares_memory(out, other, max_work=_OVERLAP_WORK))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _identical(left: Array, right: Array) -> bool:
+    same_start = left.__array_interface__["data"][0] == right.__array_interface__["data"][0]
+    return bool(same_start and left.strides == right.strides and left.shape == right.shape)
