@@ -8,6 +8,7 @@ the same bits for any number of threads and any vector width of the machine. Gra
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from .cache import compiled, fingerprint
 from .emit import array_pointer, emit, fetch_add, release_gil, stack_buffer, take_gil
 from .lanes import FLOAT32, FLOAT64, INT32, Lanes, as_lanes, vector_of
 from .quick import fits
-from .run import ABSENT, run
+from .run import ABSENT, QUICK_UP_TO, alone, run
 from .storage import STORAGES, Pointer, Storage
 from .vector_math import where
 
@@ -31,6 +32,7 @@ class Build(NamedTuple):
     """Everything that one compiled elementwise kernel is specialised on."""
 
     formula: Callable[..., Any]
+    fixed: tuple[float, ...] | None  # the parameters, where they are the defaults; None: read at run time
     parameters: int
     true: str
     pred: str
@@ -54,7 +56,8 @@ def _step(build: Build, element: Any, lanes: int) -> Callable[..., Any]:
     def step(
         y: Pointer, p: Pointer, weight: Lanes, g: Pointer, h: Pointer, v: Pointer, scalars: tuple[Lanes, ...]
     ) -> Lanes:
-        scale, *parameters = scalars
+        scale, *read = scalars
+        parameters = build.fixed if build.fixed is not None else read
         value, grad, hess = build.formula(y.load(element, lanes), p.load(element, lanes), *parameters)
 
         def weighed(x: Any, factor: Any) -> Lanes:
@@ -148,7 +151,10 @@ def kernel(build: Build) -> Callable[..., Any]:
     pointer_control = array_pointer(STORAGES["int64"])
     buffer_true, buffer_pred = stack_buffer(true, lanes), stack_buffer(pred, lanes)
     buffer_computing = stack_buffer(computing, lanes)
-    step, scalars_from = emit(_step(build, element, lanes)), emit(scalars_of(element, build.parameters))
+    step, scalars_from = (
+        emit(_step(build, element, lanes)),
+        emit(scalars_of(element, 0 if build.fixed is not None else build.parameters)),
+    )
     load_weights = emit(lambda w: w.load(element, lanes))
     splat_weight = emit(lambda w: w.load(element, 0).broadcast(lanes))
     move, copy, zero, add, finish, keep = (
@@ -240,13 +246,18 @@ def kernel(build: Build) -> Callable[..., Any]:
     return elementwise
 
 
+@cache
+def _entry(build: Build) -> Callable[..., float]:
+    key = repr((*build[1:], fingerprint(build.formula)))
+    return compiled(kernel(build), ARGUMENTS, key)
+
+
 class Plan:
     """A compiled kernel and what every call of it passes unchanged."""
 
     def __init__(self, build: Build, parameters: list[float]) -> None:
-        key = repr((*build[1:], fingerprint(build.formula)))
         self.build = build
-        self.entry = compiled(kernel(build), ARGUMENTS, key)
+        self.entry = _entry(build)
         self.parameters = np.array(parameters or [0.0])
         # A memory-bound float32 element costs one thread about 0.4 ns, one with exp and log about 0.8 ns.
         self.work = 1.6 if build.pred == "float64" else 0.8
@@ -263,7 +274,7 @@ class Plan:
         """A function of (y_true, y_pred, out) for small arrays like these; it gives None for others."""
         if y.dtype.itemsize != STORAGES[self.build.true].size:
             return None  # a rare integer type, which the general way widens
-        fits_like, entry, parameters, empty_like = fits(), self.entry, self.parameters, np.empty_like
+        fits_like, entry, parameters, work = fits(), self.entry, self.parameters, self.work
         like_true, like_pred = y[:0].copy(), p[:0].copy()
         true_bytes, pred_bytes = y.dtype.itemsize, p.dtype.itemsize
 
@@ -271,26 +282,13 @@ class Plan:
             if out is None:
                 if type(y_pred) is not np.ndarray:
                     return None
-                out = empty_like(y_pred)
-            size = fits_like(y_true, y_pred, out, like_true, like_pred, true_bytes, pred_bytes, 0, CHUNK)
+                out = np.empty_like(y_pred)
+            size = fits_like(y_true, y_pred, out, like_true, like_pred, true_bytes, pred_bytes, 0, QUICK_UP_TO)
             if not size:
                 return None
             count = 1.0 if is_sum else float(size)
-            total = entry(
-                y_true,
-                y_pred,
-                ABSENT,
-                out,
-                ABSENT,
-                ABSENT,
-                parameters,
-                ABSENT,
-                ABSENT,
-                size,
-                1,
-                1.0 / count,
-                0,
-            )
+            arrays = (y_true, y_pred, ABSENT, out, ABSENT, ABSENT, parameters)
+            total = alone(entry, arrays, (size, 1, 1.0 / count), -(-size // CHUNK), size * work)
             return total / count, out
 
         return small

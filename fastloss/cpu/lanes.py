@@ -93,6 +93,8 @@ class Lanes:
         return Lanes(self.builder, operation(left.value, right.value), self.real)
 
     def __add__(self, other: Any) -> Lanes:
+        if not isinstance(other, Lanes) and other == 0:
+            return self  # LLVM keeps x + 0.0 for the sign of -0.0 + 0.0, which nothing here depends on
         return self._arithmetic(other, "fadd", "add")
 
     def __sub__(self, other: Any) -> Lanes:

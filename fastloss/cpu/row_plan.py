@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from . import rowwise, rowwise_few
 from .cache import compiled, fingerprint
-from .elementwise import CHUNK
 from .pool import pool
 from .quick import fits
 from .rowwise import RowBuild
 from .rowwise_few import most_classes
-from .run import ABSENT, run
+from .run import ABSENT, QUICK_UP_TO, alone, run
 from .storage import STORAGES
+
+
+@cache
+def _entry(build: RowBuild, few_classes: bool) -> Callable[..., float]:
+    pieces = [fingerprint(piece) for piece in build.formula.pieces]
+    key = repr((build.formula.first, pieces, *build[1:]))
+    source = rowwise_few.kernel(build) if few_classes else rowwise.kernel(build)
+    return compiled(source, rowwise.ARGUMENTS, key)
 
 
 class RowPlan:
@@ -23,12 +31,10 @@ class RowPlan:
 
     def __init__(self, build: RowBuild, parameters: list[float], *, few_classes: bool) -> None:
         self.build = build
-        pieces = [fingerprint(piece) for piece in build.formula.pieces]
-        key = repr((build.formula.first, pieces, *build[1:]))
-        source = rowwise_few.kernel(build) if few_classes else rowwise.kernel(build)
-        self.entry = compiled(source, rowwise.ARGUMENTS, key)
+        self.entry = _entry(build, few_classes)
         self.few_classes, self.parameters = few_classes, parameters
         self.computing = np.dtype(STORAGES[build.pred].computing)
+        self.lanes = 32 if self.computing == np.float32 else 16
         self.ones = np.ones(1, self.computing)
         self.work = 1.6 if build.pred == "float64" else 0.8
         self._scaled: dict[tuple[float, float], Any] = {}
@@ -49,14 +55,8 @@ class RowPlan:
         scale: float,
     ) -> float:
         """Run the kernel; give the sum of the weighted losses: NaN if a label is bad."""
-        lanes = 32 if self.computing == np.float32 else 16
-        scratch, pitch = ABSENT, 0
-        if self.few_classes:
-            per_chunk = -(-(4096 // max(1, classes)) // lanes) * lanes
-        else:
-            per_chunk = max(1, 16384 // max(1, classes))
-            pitch = -(-classes // lanes) * lanes
-            scratch = np.empty(pitch * (pool.threads + 1) if rows > per_chunk else pitch, self.computing)
+        per_chunk, pitch = self._grid(classes)
+        scratch = np.empty(pitch * (pool.threads + 1 if rows > per_chunk else 1), self.computing) if pitch else ABSENT
         arrays = (
             target,
             p,
@@ -77,6 +77,12 @@ class RowPlan:
         )
         return run(self.entry, arrays, sizes, -(-rows // per_chunk), rows * classes * self.work)
 
+    def _grid(self, classes: int) -> tuple[int, int]:
+        """Rows per chunk, as the kernel has it, and elements of one thread's scratch."""
+        if self.few_classes:
+            return rowwise_few.rows_per_chunk(classes, self.lanes), 0
+        return rowwise.rows_per_chunk(classes), -(-classes // self.lanes) * self.lanes
+
     def _parameters(self, classes: int, class_weights: Any) -> Any:
         weight_sum = float(classes) if class_weights is None else float(np.sum(class_weights, dtype=np.float64))
         key = (classes, weight_sum)
@@ -90,31 +96,37 @@ class RowPlan:
         """A function of (y_true, y_pred, out) for small arrays like these; it gives None for others."""
         if y.dtype.itemsize != STORAGES[self.build.true].size:
             return None  # a rare integer type, which the general way widens
-        fits_like, entry, empty_like, ones = fits(), self.entry, np.empty_like, self.ones
+        fits_like, entry, ones, work = fits(), self.entry, self.ones, self.work
         like_true, like_pred = y[:0].copy(), p[:0].copy()
         true_bytes, pred_bytes, missing_axes = y.dtype.itemsize, p.dtype.itemsize, int(self.build.indexed)
-        most, scaled = most_classes(self.computing.name), self._scaled
+        scaled, computing, grid = self._scaled, self.computing, self._grid
+        fewest, most = (
+            (1, most_classes(computing.name)) if self.few_classes else (most_classes(computing.name) + 1, 1 << 62)
+        )
 
         def small(y_true: Any, y_pred: Any, out: Any) -> tuple[float, Any] | None:
             if out is None:
                 if type(y_pred) is not np.ndarray:
                     return None
-                out = empty_like(y_pred)
-            size = fits_like(y_true, y_pred, out, like_true, like_pred, true_bytes, pred_bytes, missing_axes, CHUNK)
+                out = np.empty_like(y_pred)
+            size = fits_like(
+                y_true, y_pred, out, like_true, like_pred, true_bytes, pred_bytes, missing_axes, QUICK_UP_TO
+            )
             if not size:
                 return None
             classes = y_pred.shape[-1]
-            if classes > most:
+            if not fewest <= classes <= most:
                 return None
             rows = size // classes
             count = 1.0 if is_sum else float(rows)
+            per_chunk, pitch = grid(classes)
             parameters = scaled.get((classes, classes))
-            if parameters is None:
-                parameters = self._parameters(classes, None)
-            total = entry(
-                y_true, y_pred, ones, ones, out, ABSENT, ABSENT, ABSENT, parameters, ABSENT, ABSENT,
-                rows, classes, rows, 0, 0, 0, 1.0 / count, 0,
+            arrays = (
+                y_true, y_pred, ones, ones, out, ABSENT, ABSENT, np.empty(pitch, computing) if pitch else ABSENT,
+                self._parameters(classes, None) if parameters is None else parameters,
             )  # fmt: skip
+            sizes = (rows, classes, rows, 0, 0, pitch, 1.0 / count)
+            total = alone(entry, arrays, sizes, -(-rows // per_chunk), size * work)
             # NaN may mean a bad label: the general way tells.
             return (total / count, out) if total == total else None
 

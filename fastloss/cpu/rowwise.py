@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
+from numba.extending import register_jitable
 
 from ..formula.rows import RowFormula
 from .elementwise import accumulate, cleared, copy_one, first_lanes, moved, put_number, whole_sum, zero_sum
@@ -49,6 +50,11 @@ class RowBuild(NamedTuple):
 #: (next chunk, finished chunks, next scratch row; int64). Scalars: rows, classes, inner, ignored label, whether there
 #: is one, pitch, scale, mode. A bad label makes the result NaN.
 ARGUMENTS = ("array",) * 11 + ("int",) * 6 + ("float", "int")
+
+
+def rows_per_chunk(classes: int) -> int:
+    """Rows per claim of work: 64 KB of float32, or one longer row."""
+    return max(1, 16384 // max(1, classes))
 
 
 class RowSteps:
@@ -299,6 +305,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     )
     finish, element_step = emit(steps.finish), emit(steps.element_step)
     no_totals = emit(lambda anchor: (zero_sum(anchor),) * steps.sum_count)
+    rows_in_chunk = register_jitable(rows_per_chunk)
     if has_statistics:
         statistics_step = emit(steps.statistics_step)
         statistics_tail, fetch_ahead = emit(steps.statistics_tail), emit(steps.fetch_ahead)
@@ -322,8 +329,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         )  # what lies on the stack is computed on too; subnormal numbers would be slow
         full = classes // lanes * lanes
         left = classes - full
-        rows_per_chunk = max(1, 16384 // max(1, classes))
-        chunks = (rows + rows_per_chunk - 1) // rows_per_chunk
+        chunk_rows = rows_in_chunk(classes)
+        chunks = (rows + chunk_rows - 1) // chunk_rows
         result = 0.0
         chunk = -1
         if mode != 0:
@@ -335,7 +342,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
             if chunk >= chunks:
                 break
             total = 0.0
-            for row in range(chunk * rows_per_chunk, min(rows, (chunk + 1) * rows_per_chunk)):
+            for row in range(chunk * chunk_rows, min(rows, (chunk + 1) * chunk_rows)):
                 weight = double(move(w, row // inner))
                 label = integer(move(y, row)) if indexed else 0
                 x_row, g_row, h_row = move(p, row * classes), move(g, row * classes), move(h, row * classes)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba.extending import register_jitable
 
 from .elementwise import accumulate, cleared, copy_one, moved, put_number, whole_sum, zero_sum
 from .emit import array_pointer, emit, fetch_add, release_gil, stack_buffer, take_gil
@@ -27,6 +28,11 @@ from .vector_math import where
 def most_classes(computing: str) -> int:
     """Largest number of classes that is faster transposed than row by row."""
     return 48 if computing == "float32" else 32
+
+
+def rows_per_chunk(classes: int, lanes: int) -> int:
+    """Rows per claim of work: about 4096 elements, in whole blocks."""
+    return (4096 // max(1, classes) + lanes - 1) // lanes * lanes
 
 
 def transposed(rows: list[Lanes]) -> list[Lanes]:
@@ -199,6 +205,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         emit(steps.block_element),
         emit(steps.block_target),
     )
+    rows_in_chunk = register_jitable(rows_per_chunk)
     if has_statistics:
         statistics_step = emit(steps.statistics_step)
 
@@ -217,8 +224,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         w, v = pointer_computing(weights), pointer_computing(losses)
         sums_of_chunks, claims = pointer_doubles(partials), pointer_control(control)
         last_column = max(classes - tile, 0)
-        rows_per_chunk = (4096 // max(1, classes) + lanes - 1) // lanes * lanes
-        chunks = (rows + rows_per_chunk - 1) // rows_per_chunk
+        chunk_rows = rows_in_chunk(classes, lanes)
+        chunks = (rows + chunk_rows - 1) // chunk_rows
         result = 0.0
         chunk = -1
         if mode != 0:
@@ -229,8 +236,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                 break
             total = zero(p)
             bad = False
-            stop = min(rows, (chunk + 1) * rows_per_chunk)
-            for row in range(chunk * rows_per_chunk, stop, lanes):
+            stop = min(rows, (chunk + 1) * chunk_rows)
+            for row in range(chunk * chunk_rows, stop, lanes):
                 count = min(stop - row, lanes)
                 # A last, incomplete block and rows narrower than a tile are copied, so that tiles may overhang.
                 direct = count == lanes and classes >= tile

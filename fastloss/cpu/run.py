@@ -15,6 +15,9 @@ RELEASE_FROM = 50_000
 #: Estimated nanoseconds of work from which helpers join in: a hand-off costs about 50 us.
 SHARE_FROM = 250_000
 
+#: Elements up to which a call may take the short way in (see `fastloss.cpu.quick`).
+QUICK_UP_TO = 1 << 16
+
 #: Stands for an array that a kernel does not use.
 ABSENT = np.zeros(8)
 
@@ -42,12 +45,20 @@ def run(
     work
         Estimated nanoseconds for one thread.
     """
+    if chunks <= 1 or work < SHARE_FROM or pool.threads == 1:
+        return alone(entry, arrays, sizes, chunks, work)
+    partials, control = np.empty(chunks), np.zeros(3, np.int64)
+    pool.run(entry, (*arrays, partials, control, *sizes, 2), control, chunks)
+    return float(np.add.reduce(partials))
+
+
+def alone(
+    entry: Callable[..., float], arrays: tuple[Any, ...], sizes: tuple[int | float, ...], chunks: int, work: float
+) -> float:
+    """`run` in the caller's thread."""
+    mode = 1 if work > RELEASE_FROM else 0
     if chunks <= 1:
-        return entry(*arrays, ABSENT, ABSENT, *sizes, 1 if work > RELEASE_FROM else 0)
+        return entry(*arrays, ABSENT, ABSENT, *sizes, mode)
     partials = np.empty(chunks)
-    if work < SHARE_FROM or pool.threads == 1:
-        entry(*arrays, partials, ABSENT, *sizes, 1 if work > RELEASE_FROM else 0)
-    else:
-        control = np.zeros(3, np.int64)
-        pool.run(entry, (*arrays, partials, control, *sizes, 2), control, chunks)
+    entry(*arrays, partials, ABSENT, *sizes, mode)
     return float(np.add.reduce(partials))

@@ -161,9 +161,9 @@ class RowwiseLoss(Loss, abstract=True):
         )
         if total != total and self.indexed:
             self._require_labels(y, weighing, classes)
-        plain = weighing == (None, 1, weighing.normalizer) and losses is None and class_weights is None
+        plain = weighing.weights is None and losses is None and class_weights is None
         plain = plain and getattr(self, "ignore_class", None) is None and self.axis == -1
-        if outputs == VALUE | GRAD and few and plain and y_ready is y and p_ready is p and grad_ready is grad_last:
+        if outputs == VALUE | GRAD and rows and plain and y_ready is y and p_ready is p and grad_ready is grad_last:
             object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum"))
         for result, ready in ((grad_last, grad_ready), (hess_last, hess_ready)):
             if result is not None and result is not ready:
