@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .messages import rejected
-from .validate import Array, as_array
+from .validate import Array
 
 
 class Weighting(NamedTuple):
@@ -27,18 +27,25 @@ class Weighting(NamedTuple):
     normalizer: float
 
 
+def scale_of(normalizer: float, computing: str) -> float:
+    """What gradients are multiplied with: 1 / Z, at most the largest number (0 times it must stay 0)."""
+    return min(1.0 / normalizer, float(np.finfo(computing).max))
+
+
 def weighting(
     name: str,
     reduction: str,
     shape: tuple[int, ...],
-    computing: str,
-    sample_weight: Any,
-    mask: Any,
+    precisions: tuple[str, str],
+    sample_weight: Array | None,
+    mask: Array | None,
     normalizer: Any,
     counts: Array | None = None,
 ) -> Weighting:
     """Combine weights and mask for losses of the given shape, and find Z.
 
+    ``precisions`` are the one that weights are rounded to (the predictions' own) and the one they are given in (the
+    kernel's).
     ``counts`` is what each loss counts for in Z besides its weight (shape ``shape``); None: 1 each.
 
     Raises
@@ -48,13 +55,14 @@ def weighting(
         not a finite number above 0.
     """
     size = math.prod(shape)
+    precision, computing = precisions
     weights, weights_inner = None, 1
     if sample_weight is not None:
-        weights, weights_inner = _aligned(name, "sample_weight", as_array(name, "sample_weight", sample_weight), shape)
-        weights = _checked_weights(name, weights, computing)
+        weights, weights_inner = _aligned(name, "sample_weight", sample_weight, shape)
+        weights = _checked_weights(name, weights, precision).astype(computing, copy=False)
     kept, kept_inner = None, 1
     if mask is not None:
-        kept, kept_inner = _aligned(name, "mask", _boolean(name, as_array(name, "mask", mask)), shape)
+        kept, kept_inner = _aligned(name, "mask", _boolean(name, mask), shape)
 
     inners = [i for a, i in ((weights, weights_inner), (kept, kept_inner)) if a is not None]
     inner = min(inners, default=1) if size else 1
@@ -110,23 +118,27 @@ def _boolean(name: str, mask: Array) -> Array:
     return mask
 
 
-def _checked_weights(name: str, weights: Array, computing: str) -> Array:
+def _checked_weights(name: str, weights: Array, precision: str) -> Array:
     if (weights.dtype.kind not in "fbiu" and weights.dtype.name != "bfloat16") or not weights.dtype.isnative:
         raise TypeError(rejected(name, "sample_weight", "be real numbers", weights.dtype))
-    with np.errstate(over="ignore"):
-        converted = weights.astype(computing, copy=False)
+    with np.errstate(all="ignore"):
+        converted = weights.astype(precision, copy=False)
     # One comparison each: NaN fails both, so no third pass looks for it.
     if converted.size and not (converted.min() >= 0 and converted.max() < np.inf):
         position = int(np.argmin((converted >= 0) & (converted < np.inf)))
         got = f"{weights[position]} at flat position {position}"
-        raise ValueError(rejected(name, "sample_weight", f"be finite in {computing} and >= 0", got))
+        raise ValueError(rejected(name, "sample_weight", f"be finite in {precision} and >= 0", got))
     return converted
 
 
 def _checked_normalizer(name: str, normalizer: Any) -> float:
     if isinstance(normalizer, np.ndarray) and normalizer.ndim == 0:
         normalizer = normalizer.item()
-    is_number = isinstance(normalizer, Real) and not isinstance(normalizer, bool)
-    if not is_number or not 0 < float(normalizer) < math.inf:
+    try:
+        number = math.nan if type(normalizer) is bool else float(normalizer)
+        number = number if isinstance(normalizer, Real) else math.nan
+    except (OverflowError, TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
         raise ValueError(rejected(name, "normalizer", "be a finite number > 0", repr(normalizer)))
-    return float(normalizer)
+    return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ _FLOATS = {np.dtype(t): t for t in ("float16", "float32", "float64")}
 #: Integer types that kernels read as they are, and what others are converted to first.
 _INTEGERS = {
     "bool": "uint8", "uint8": "uint8", "int8": "int32", "int16": "int32", "uint16": "int32", "int32": "int32",
-    "uint32": "int64", "int64": "int64", "uint64": "uint64",
+    "uint32": "int64", "int64": "int64", "uint64": "float64",
 }  # fmt: skip
 
 
@@ -27,7 +28,7 @@ _OVERLAP_WORK: Any = 10_000
 def storage_name(dtype: np.dtype[Any]) -> str | None:
     """Name of a floating-point type that kernels compute on, or None."""
     known = _FLOATS.get(dtype)
-    if known is None and dtype.name == "bfloat16" and dtype.itemsize == 2:
+    if known is None and dtype.name == "bfloat16" and dtype.itemsize == 2 and dtype.isnative:
         return "bfloat16"
     return known
 
@@ -66,13 +67,50 @@ def labels(name: str, array: Any) -> Array:
 
 
 def as_array(name: str, argument: str, array: Any) -> Array:
-    """``numpy.asarray`` with the library's own error."""
-    if isinstance(array, np.ndarray):
-        return np.asarray(array)
+    """``numpy.asarray`` with the library's own errors.
+
+    Raises
+    ------
+    TypeError
+        For arrays that live elsewhere (a GPU, an autograd graph, a task graph) or hide a mask.
+    ValueError
+        For what NumPy cannot convert.
+    """
+    if type(array) is np.ndarray:
+        plain: Array = array
+        return plain
+    _require_host_array(name, argument, array)
     try:
         return np.asarray(array)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(rejected(name, argument, "be array-like", f"{type(array).__name__}: {error}")) from None
+
+
+def _is_a(array: Any, module: str, kind: str) -> bool:
+    """Whether ``array`` is of a class of a module, without importing that module."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(array, getattr(loaded, kind, ()))
+
+
+def _require_host_array(name: str, argument: str, array: Any) -> None:
+    """Refuse arrays that NumPy would convert silently wrongly, or not at all."""
+
+    def refuse(what: str, hint: str) -> None:
+        raise TypeError(rejected(name, argument, "be a NumPy array", what, hint))
+
+    if isinstance(array, np.ma.MaskedArray):
+        refuse("a numpy.ma.MaskedArray", "Pass array.filled(0) and mask=~numpy.ma.getmaskarray(array)")
+    if _is_a(array, "cupy", "ndarray"):
+        refuse("a CuPy array", "Convert it: cupy.asnumpy(array)")
+    if _is_a(array, "torch", "Tensor"):
+        if array.requires_grad:
+            refuse("a torch tensor that requires grad", "Convert it: tensor.detach().numpy()")
+        if array.device.type != "cpu":
+            refuse(f"a torch tensor on {array.device}", "Convert it: tensor.cpu().numpy()")
+    if _is_a(array, "dask.array", "Array"):
+        refuse("a dask array", "Convert it: array.compute()")
+    if _is_a(array, "scipy.sparse", "spmatrix") or _is_a(array, "scipy.sparse", "sparray"):
+        refuse("a sparse array", "Convert it: array.toarray()")
 
 
 @lru_cache(maxsize=256)
@@ -98,6 +136,20 @@ def in_memory(array: Array) -> tuple[str, Array]:
     return kept, array if array.dtype == np.bool_ else array.astype(kept, copy=False)
 
 
+def labels_in_memory(array: Array, ignored: int | None) -> tuple[str, Array, int | None]:
+    """Storage name, class numbers and the ignored one as kernels read them.
+
+    uint64 numbers are read as int64: those from 2**63 on become negative, which no class number is.
+    """
+    limits = np.iinfo(array.dtype)
+    if ignored is not None and not limits.min <= ignored <= limits.max:
+        ignored = None  # no label can have it
+    if array.dtype == np.uint64:
+        ignored = ignored - 2**64 if ignored is not None and ignored >= 2**63 else ignored
+        return "int64", array.view(np.int64), ignored
+    return *in_memory(array), ignored
+
+
 def same_shape(name: str, y_true: Array, y_pred: Array) -> None:
     """Require equal shapes: broadcasting (n,) against (n, 1) would silently pair everything with everything."""
     if y_true.shape != y_pred.shape:
@@ -107,7 +159,7 @@ def same_shape(name: str, y_true: Array, y_pred: Array) -> None:
 
 def output(name: str, argument: str, out: Any, y_pred: Array, in_place: Array | None, others: tuple[Any, ...]) -> Array:
     """Check a buffer for results: it must fit ``y_pred`` and overlap nothing but, exactly, ``in_place``."""
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(rejected(name, argument, "be a NumPy array", type(out).__name__))
     buffer: Array = out
     if buffer.shape != y_pred.shape or buffer.dtype != y_pred.dtype:
@@ -115,13 +167,26 @@ def output(name: str, argument: str, out: Any, y_pred: Array, in_place: Array | 
         raise ValueError(rejected(name, argument, rule, f"{buffer.shape} and {buffer.dtype}"))
     if not buffer.flags.writeable:
         raise ValueError(rejected(name, argument, "be writable", "a read-only array"))
-    if any(stride == 0 and rows > 1 for stride, rows in zip(buffer.strides, buffer.shape, strict=True)):
-        raise ValueError(rejected(name, argument, "have its own memory for each element", "a stride of 0"))
+    if not _elements_apart(buffer):
+        got = f"strides {buffer.strides} for shape {buffer.shape}"
+        raise ValueError(rejected(name, argument, "have its own memory for each element", got))
     for other in others:
         if isinstance(other, np.ndarray) and _clashes(buffer, other, exact_allowed=other is in_place):
             rule = "not overlap another argument, unless out is y_pred"
             raise ValueError(rejected(name, argument, rule, "an array that does"))
     return buffer
+
+
+def _elements_apart(array: Array) -> bool:
+    """Whether every stride steps over all that the smaller ones reach."""
+    if array.flags.c_contiguous:
+        return True
+    reach = array.dtype.itemsize
+    for stride, extent in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
+        if stride < reach:
+            return False
+        reach += stride * (extent - 1)
+    return True
 
 
 def _clashes(out: Array, other: Array, *, exact_allowed: bool) -> bool:

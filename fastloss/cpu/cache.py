@@ -12,6 +12,7 @@ The directory: ``FASTLOSS_CACHE_DIR``, else ``$XDG_CACHE_HOME/fastloss``, else `
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import os
@@ -23,7 +24,6 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import llvmlite
@@ -33,11 +33,13 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
+from ..formula.subset import FormulaSource, check
 from .emit import array_type
 
 MAGIC = b"FLC1"
 #: The one place for compile options. NumPy's error model: a division by zero is inf or NaN, not an exception.
 JIT_OPTIONS: dict[str, Any] = {"error_model": "numpy"}
+_NEEDS_JIT = "fastloss: NUMBA_DISABLE_JIT must be unset; kernels on SIMD vectors cannot run uncompiled"
 #: A user hears about compilation only when it takes longer than this (seconds).
 PATIENCE = 1.0
 
@@ -51,7 +53,6 @@ def directory() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "fastloss"
 
 
-@cache
 def _package_digest() -> str:
     """SHA-256 over every source file of the package."""
     root = Path(__file__).resolve().parents[1]
@@ -59,6 +60,10 @@ def _package_digest() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+#: Taken when this module is imported: sources edited later are not what is running.
+_SOURCES = _package_digest()
 
 
 class _Implementation(CompileResultCacheImpl):
@@ -89,7 +94,7 @@ class KernelCache(FunctionCache):
     def _file_name(self, signature: Any, codegen: Any) -> str:
         options = sorted(JIT_OPTIONS.items())
         parts = (
-            MAGIC, numba.__version__, llvmlite.__version__, sys.version, _package_digest(), codegen.magic_tuple(),
+            MAGIC, numba.__version__, llvmlite.__version__, sys.version, _SOURCES, codegen.magic_tuple(),
             self._name, self._key, str(signature), options, repr(numba.config.OPT),
         )  # fmt: skip
         return hashlib.sha256(repr(parts).encode()).hexdigest() + ".kernel"
@@ -111,11 +116,11 @@ class KernelCache(FunctionCache):
         """Keep a compiled kernel; a directory that cannot be written is no error."""
         if not self._enabled or not self._impl.check_cachable(data):
             return
-        payload = dumps(self._impl.reduce(data))
-        content = MAGIC + hashlib.sha256(payload).digest() + payload
         try:
+            payload = dumps(self._impl.reduce(data))
+            content = MAGIC + hashlib.sha256(payload).digest() + payload
             _write_private(self._file_name(signature, data.codegen), content)
-        except OSError:
+        except (OSError, RuntimeError, pickle.PicklingError):  # RuntimeError: there is no home directory
             self._enabled = False
 
 
@@ -184,6 +189,8 @@ def compiled(function: Callable[..., Any], arguments: Sequence[str], key: str) -
         What the kernel closes over, as text: the part of its identity that its source does not show.
     """
     signature = tuple(_ARGUMENTS[kind] for kind in arguments)
+    if numba.config.DISABLE_JIT:
+        raise RuntimeError(_NEEDS_JIT)
     dispatcher = numba.njit(**JIT_OPTIONS)(function)
     dispatcher._cache = KernelCache(function, key)
     with global_compiler_lock, _Notice():
@@ -192,18 +199,22 @@ def compiled(function: Callable[..., Any], arguments: Sequence[str], key: str) -
     return dispatcher.overloads[signature].entry_point
 
 
+@cache
 def fingerprint(function: Callable[..., Any]) -> str:
-    """A text that changes whenever a formula, or a formula it calls, does."""
-    pending, seen = [function], {}
-    while pending:
-        current = pending.pop()
-        if current.__qualname__ in seen:
-            continue
-        code = current.__code__
-        seen[current.__qualname__] = (code.co_code.hex(), repr(code.co_consts), code.co_names)
-        called = (current.__globals__.get(name) for name in code.co_names)
-        pending += [other for other in called if isinstance(other, FunctionType)]
-    return repr(sorted(seen.items()))
+    """A text that changes whenever a formula, or a formula it calls, does.
+
+    Raises
+    ------
+    NotInSubset
+        If the function is no formula: with its file and line, before anything is compiled.
+    """
+    return _source_text(check(function))
+
+
+def _source_text(source: FormulaSource) -> str:
+    statements = [ast.dump(statement) for statement in source.statements]
+    calls = [(name, _source_text(called)) for name, called in sorted(source.calls.items())]
+    return repr((source.name, source.arguments, statements, calls, sorted(source.primitives.items())))
 
 
 class _Notice:
@@ -218,7 +229,7 @@ class _Notice:
     def _show(self) -> None:
         if not _Notice._shown:
             _Notice._shown = True
-            print("fastloss: compiling kernels for this machine; later runs start at once", file=sys.stderr)  # noqa: T201
+            print("fastloss: compiling kernels for this machine, once", file=sys.stderr)  # noqa: T201
 
     def __enter__(self) -> None:
         with contextlib.suppress(RuntimeError):  # no thread to be had: compile in silence

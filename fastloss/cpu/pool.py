@@ -23,7 +23,7 @@ Kernel = Callable[..., float]
 
 def _limit(name: str) -> int | None:
     text = os.environ.get(name, "").split(",")[0].strip()
-    return int(text) if text.isdigit() and int(text) > 0 else None
+    return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
 def _cgroup_limit() -> int | None:
@@ -68,8 +68,11 @@ class Pool:
 
     def _ensure(self, helpers: int) -> int:
         """Start threads up to ``helpers``; give how many there are."""
-        if len(self._helpers) < helpers and not self._closing:
+        if self._closing:
+            return 0
+        if len(self._helpers) < helpers or not all(helper.is_alive() for helper in self._helpers):
             with self._starting:
+                self._helpers = [helper for helper in self._helpers if helper.is_alive()]
                 while len(self._helpers) < helpers:
                     helper = threading.Thread(target=self._help, args=(self._jobs,), name="fastloss", daemon=True)
                     try:
@@ -77,24 +80,24 @@ class Pool:
                     except RuntimeError:  # no thread to be had: the caller works alone
                         break
                     self._helpers.append(helper)
-        return 0 if self._closing else min(helpers, len(self._helpers))
+        return min(helpers, len(self._helpers))
 
     def stop(self) -> None:
         """End all helpers (before a fork and at exit); the next large call starts new ones."""
         with self._starting:
-            for _ in self._helpers:
+            helpers, self._helpers = self._helpers, []
+            for _ in helpers:
                 self._jobs.put(None)
-            for helper in self._helpers:
+            for helper in helpers:
                 helper.join()
-            self._helpers.clear()
 
     def close(self) -> None:
         """End all helpers for good; later calls run in the caller's thread alone."""
         self._closing = True
         self.stop()
 
-    def run(self, kernel: Kernel, arguments: tuple[Any, ...], control: Any, chunks: int) -> None:
-        """Run one kernel call on all threads; return when every chunk is done.
+    def run(self, kernel: Kernel, arguments: tuple[Any, ...], control: Any, chunks: int, threads: int) -> None:
+        """Run one kernel call on several threads; return when every chunk is done.
 
         Parameters
         ----------
@@ -104,27 +107,29 @@ class Pool:
         arguments
             Its arguments, ``control`` among them.
         control
-            Two int64 zeros.
+            Int64 zeros.
         chunks
             Number of chunks.
+        threads
+            The most that may take part, the caller included.
         """
         finished = threading.Lock()
         finished.acquire()
         interrupt: BaseException | None = None
-        done = None
-        try:
-            for _ in range(self._ensure(min(self.threads, chunks) - 1)):
-                self._jobs.put((kernel, arguments, finished))
-        except BaseException as error:  # noqa: BLE001  helpers may be writing: first finish, then raise
-            interrupt = error
-        while done is None:
+        asked = worked = False
+        # Helpers may be writing into the caller's arrays: whatever interrupts, first finish, then raise.
+        while True:
             try:
-                done = kernel(*arguments)  # called again after an interrupt, it finds nothing left to claim
-            except BaseException as error:  # noqa: BLE001
-                interrupt = error
-        while control[1] < chunks:
-            try:
-                finished.acquire(timeout=0.05)
+                if not asked:
+                    asked = True
+                    for _ in range(self._ensure(min(threads, chunks) - 1)):
+                        self._jobs.put((kernel, arguments, finished))
+                if not worked:
+                    kernel(*arguments)  # called again after an interrupt, it finds nothing left to claim
+                    worked = True
+                while control[1] < chunks:
+                    finished.acquire(timeout=0.05)
+                break
             except BaseException as error:  # noqa: BLE001
                 interrupt = error
         if interrupt is not None:

@@ -33,10 +33,10 @@ class RowPlan:
         self.build = build
         self.entry = _entry(build, few_classes)
         self.few_classes, self.parameters = few_classes, parameters
-        self.computing = np.dtype(STORAGES[build.pred].computing)
+        self.computing = np.dtype(build.computing.name)
         self.lanes = 32 if self.computing == np.float32 else 16
         self.ones = np.ones(1, self.computing)
-        self.work = 1.6 if build.pred == "float64" else 0.8
+        self.work = 1.6 if build.computing.name == "float64" else 0.8
         self._scaled: dict[tuple[float, float], Any] = {}
 
     def __call__(
@@ -56,7 +56,9 @@ class RowPlan:
     ) -> float:
         """Run the kernel; give the sum of the weighted losses: NaN if a label is bad."""
         per_chunk, pitch = self._grid(classes)
-        scratch = np.empty(pitch * (pool.threads + 1 if rows > per_chunk else 1), self.computing) if pitch else ABSENT
+        chunks = -(-rows // per_chunk)
+        threads = min(pool.threads, chunks)  # read once: another thread may change it
+        scratch = np.empty(pitch * max(threads, 1), self.computing) if pitch else ABSENT
         arrays = (
             target,
             p,
@@ -75,7 +77,7 @@ class RowPlan:
             pitch,
             scale,
         )
-        return run(self.entry, arrays, sizes, -(-rows // per_chunk), rows * classes * self.work)
+        return run(self.entry, arrays, sizes, chunks, rows * classes * self.work, threads)
 
     def _grid(self, classes: int) -> tuple[int, int]:
         """Rows per chunk, as the kernel has it, and elements of one thread's scratch."""
@@ -86,18 +88,24 @@ class RowPlan:
     def _parameters(self, classes: int, class_weights: Any) -> Any:
         weight_sum = float(classes) if class_weights is None else float(np.sum(class_weights, dtype=np.float64))
         key = (classes, weight_sum)
-        if key not in self._scaled:
+        known = self._scaled.get(key)
+        if known is None:
             if len(self._scaled) > 64:
                 self._scaled.clear()
-            self._scaled[key] = np.array([*self.parameters, float(classes), weight_sum])
-        return self._scaled[key]
+            known = self._scaled[key] = np.array([*self.parameters, float(classes), weight_sum])
+        return known
 
-    def quick(self, y: Any, p: Any, is_sum: bool) -> Callable[..., Any] | None:
-        """A function of (y_true, y_pred, out) for small arrays like these; it gives None for others."""
+    def quick(
+        self, y: Any, p: Any, is_sum: bool, require_labels: Callable[[Any, int], None]
+    ) -> Callable[..., Any] | None:
+        """A function of (y_true, y_pred, out) for small arrays like these; it gives None for others.
+
+        ``require_labels(y_true, classes)`` raises if a NaN comes from a bad label.
+        """
         if y.dtype.itemsize != STORAGES[self.build.true].size:
             return None  # a rare integer type, which the general way widens
         fits_like, entry, ones, work = fits(), self.entry, self.ones, self.work
-        like_true, like_pred = y[:0].copy(), p[:0].copy()
+        like_true, like_pred = np.empty(0, y.dtype), np.empty(0, p.dtype)
         true_bytes, pred_bytes, missing_axes = y.dtype.itemsize, p.dtype.itemsize, int(self.build.indexed)
         scaled, computing, grid = self._scaled, self.computing, self._grid
         fewest, most = (
@@ -106,7 +114,7 @@ class RowPlan:
 
         def small(y_true: Any, y_pred: Any, out: Any) -> tuple[float, Any] | None:
             if out is None:
-                if type(y_pred) is not np.ndarray:
+                if type(y_pred) is not np.ndarray or y_pred.size > QUICK_UP_TO:
                     return None
                 out = np.empty_like(y_pred)
             size = fits_like(
@@ -127,7 +135,8 @@ class RowPlan:
             )  # fmt: skip
             sizes = (rows, classes, rows, 0, 0, pitch, 1.0 / count)
             total = alone(entry, arrays, sizes, -(-rows // per_chunk), size * work)
-            # NaN may mean a bad label: the general way tells.
-            return (total / count, out) if total == total else None
+            if total != total and self.build.indexed:
+                require_labels(y_true, classes)
+            return total / count, out
 
         return small

@@ -22,11 +22,19 @@ from ..formula.rows import RowFormula
 from .elementwise import accumulate, cleared, copy_one, first_lanes, moved, put_number, whole_sum, zero_sum
 from .emit import array_pointer, emit, fetch_add, release_gil, stack_buffer, take_gil
 from .lanes import FLOAT32, FLOAT64, Lanes, as_lanes
-from .storage import STORAGES, Pointer
+from .storage import STORAGES, Pointer, Storage
 from .vector_math import where
 
 #: Vectors summed in the computing type before their sum moves on to float64: at most 3 roundings more per term.
 GROUP = 8
+
+
+def computing_type(formula: RowFormula, pred: str) -> str:
+    """Precision that rows of ``pred`` are computed in.
+
+    From probabilities always float64: the gradient of a class near 1 is the difference of its row's sum and itself.
+    """
+    return "float64" if formula.first == "total" else STORAGES[pred].computing
 
 
 class RowBuild(NamedTuple):
@@ -42,6 +50,11 @@ class RowBuild(NamedTuple):
     hess: bool
     class_weighted: bool
     bypass_cache: bool
+
+    @property
+    def computing(self) -> Storage:
+        """The precision of all arithmetic, of weights, losses and scratch."""
+        return STORAGES[computing_type(self.formula, self.pred)]
 
 
 #: Kinds of the kernel's arguments. Arrays, C-contiguous: labels (rows) or y_true (rows, classes); y_pred (rows,
@@ -63,7 +76,7 @@ class RowSteps:
     def __init__(self, build: RowBuild, lanes: int) -> None:
         self.build, self.lanes = build, lanes
         self.formula = build.formula
-        self.element = STORAGES[STORAGES[build.pred].computing].memory
+        self.element = build.computing.memory
         self.sum_count = max(1, len(self.formula.sums))
 
     def parameters(self, pointer: Pointer) -> tuple[Lanes, ...]:
@@ -277,7 +290,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         build.losses,
     )
     true, pred = STORAGES[build.true], STORAGES[build.pred]
-    computing = STORAGES[pred.computing]
+    computing = build.computing
     lanes = 32 if computing.memory == FLOAT32 else 16
     group = GROUP * lanes
     steps = RowSteps(build, lanes)
@@ -348,7 +361,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                 x_row, g_row, h_row = move(p, row * classes), move(g, row * classes), move(h, row * classes)
                 y_row = y if indexed else move(y, row * classes)
                 bad = False
-                if indexed:
+                if indexed and weight >= 0.0:
                     if has_ignored != 0 and label == ignored:
                         weight = -1.0
                     elif label < 0 or label >= classes:
@@ -404,7 +417,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                         sums = no_sums(p)
                         sums = statistics_tail(p_tail, y_tail, cw_tail, move(kept, full), first, constants, sums, left)
                         totals = widen(totals, sums)
-                target_x = scalar(move(x_row, label))
+                target_x = scalar(move(x_row, label)) if indexed else scalar(p)
                 target_weight = scalar(move(cw, label)) if class_weighted else scalar(cw)
                 finished = finish(constants, first, totals, target_x, target_weight)
                 value = finished[0] * weight

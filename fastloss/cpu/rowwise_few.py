@@ -116,10 +116,6 @@ class BlockSteps(RowSteps):
             "target_weight": lambda: target_weight.load(self.element, self.lanes),
         }
 
-    def block_scale(self, weights: Pointer, scale: Lanes) -> Lanes:
-        """What each row's gradient is multiplied with; negative where the row is masked."""
-        return weights.load(self.element, self.lanes) * scale.convert(self.element)
-
     def block_element(
         self,
         x: Pointer,
@@ -129,12 +125,13 @@ class BlockSteps(RowSteps):
         first: Lanes,
         finished: tuple[Lanes, ...],
         parameters: tuple[Lanes, ...],
+        weights: Pointer,
         scale: Lanes,
     ) -> None:
         """Replace one class of the block by its gradient (in x) and Hessian (in kept)."""
         values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), self.lanes)
         results = self.formula.rule_of(self.formula.element, values, first, finished[1:])
-        self._write_block(results, x, kept, scale)
+        self._write_block(results, x, kept, weights, scale)
 
     def block_target(
         self,
@@ -145,18 +142,21 @@ class BlockSteps(RowSteps):
         first: Lanes,
         finished: tuple[Lanes, ...],
         parameters: tuple[Lanes, ...],
+        weights: Pointer,
         scale: Lanes,
     ) -> None:
         """The true classes' gradients and Hessians, one a row."""
         values = self._target_values(parameters, target_x, target_weight)
         assert self.formula.target_element is not None
         results = self.formula.rule_of(self.formula.target_element, values, first, finished[1:])
-        self._write_block(results, g, h, scale)
+        self._write_block(results, g, h, weights, scale)
 
-    def _write_block(self, results: Any, g: Pointer, h: Pointer, scale: Lanes) -> None:
+    def _write_block(self, results: Any, g: Pointer, h: Pointer, weights: Pointer, scale: Lanes) -> None:
+        weight = weights.load(self.element, self.lanes)
+        scales = weight * scale.convert(self.element)
         for wanted, pointer, result in zip((self.build.grad, self.build.hess), (g, h), results, strict=True):
             if wanted:
-                pointer.store(where(scale < 0.0, 0.0, as_lanes(result, scale, self.lanes) * scale))
+                pointer.store(where(weight < 0.0, 0.0, as_lanes(result, weight, self.lanes) * scales))
 
 
 def kernel(build: RowBuild) -> Callable[..., Any]:
@@ -169,7 +169,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         build.losses,
     )
     true, pred = STORAGES[build.true], STORAGES[build.pred]
-    computing = STORAGES[pred.computing]
+    computing = build.computing
     lanes = 32 if computing.memory == FLOAT32 else 16
     steps = BlockSteps(build, lanes)
     tile, block_size = steps.tile, (most_classes(computing.name) + steps.tile) * lanes
@@ -199,7 +199,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         emit(steps.block_start),
         emit(steps.block_first),
     )
-    no_sums, widen, block_scale = emit(steps.no_sums), emit(steps.block_widen), emit(steps.block_scale)
+    no_sums, widen = emit(steps.no_sums), emit(steps.block_widen)
     finish, element_step, target_step = (
         emit(steps.block_finish),
         emit(steps.block_element),
@@ -265,7 +265,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     weight = -1.0
                     if k < count:
                         weight = double(move(w, (row + k) // inner))
-                        if indexed:
+                        if indexed and weight >= 0.0:
                             label = integer(move(y, row + k))
                             if has_ignored != 0 and label == ignored:
                                 weight = -1.0
@@ -304,15 +304,16 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     for k in range(count):
                         copy(v, row + k, values, k)
                 if want_grad or want_hess:
-                    row_scale = block_scale(row_weights, scale)
                     for j in range(classes):
                         at = j * lanes
                         element_step(
                             move(x_block, at), move(y_block, at), move(cw, j), move(kept_block, at), first, finished,
-                            constants, row_scale,
+                            constants, row_weights, scale,
                         )  # fmt: skip
                     if indexed:
-                        target_step(target_x, target_weight, g_target, h_target, first, finished, constants, row_scale)
+                        target_step(
+                            target_x, target_weight, g_target, h_target, first, finished, constants, row_weights, scale
+                        )
                         for k in range(count):
                             label = integer(move(y, row + k))
                             if label >= 0 and label < classes:

@@ -28,6 +28,7 @@ def run(
     sizes: tuple[int | float, ...],
     chunks: int,
     work: float,
+    threads: int | None = None,
 ) -> float:
     """Call a compiled kernel and give the sum of its chunks' results.
 
@@ -44,12 +45,21 @@ def run(
         Number of chunks; a function of the shape only, and so the order of the sum.
     work
         Estimated nanoseconds for one thread.
+    threads
+        The most that may take part, the caller included; the pool's number if None.
     """
-    if chunks <= 1 or work < SHARE_FROM or pool.threads == 1:
+    threads = pool.threads if threads is None else threads
+    if chunks <= 1 or work < SHARE_FROM or threads == 1:
         return alone(entry, arrays, sizes, chunks, work)
     partials, control = np.empty(chunks), np.zeros(3, np.int64)
-    pool.run(entry, (*arrays, partials, control, *sizes, 2), control, chunks)
-    return float(np.add.reduce(partials))
+    pool.run(entry, (*arrays, partials, control, *sizes, 2), control, chunks, threads)
+    return chunk_sum(partials)
+
+
+def chunk_sum(partials: Any) -> float:
+    """The sum of the chunks' results, in an order that only their number decides."""
+    with np.errstate(all="ignore"):  # an infinite loss is a result
+        return float(np.add.reduce(partials))
 
 
 def alone(
@@ -61,4 +71,4 @@ def alone(
         return entry(*arrays, ABSENT, ABSENT, *sizes, mode)
     partials = np.empty(chunks)
     entry(*arrays, partials, ABSENT, *sizes, mode)
-    return float(np.add.reduce(partials))
+    return chunk_sum(partials)

@@ -118,6 +118,8 @@ class Pointer:
 
     def _narrowed(self, lanes: Lanes) -> ir.Value:
         builder, count = self.builder, lanes.count
+        if self.storage.size == 2:
+            lanes = lanes.convert(FLOAT32)  # not every processor converts float64 to half precision
         if self.storage.kind == "half":
             return builder.fptrunc(lanes.value, vector_of(self.storage.memory, count))
         if self.storage.kind == "bfloat":

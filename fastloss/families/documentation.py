@@ -35,10 +35,13 @@ def _parameter_lines(loss: type[Loss]) -> str:
     lines = []
     for field in dataclasses.fields(loss):
         rule: Rule = field.metadata["rule"]
-        lines.append(
-            f"{field.name} : {rule.words}, default {field.default!r}\n    {field.metadata['doc'].capitalize()}."
-        )
+        lines.append(f"{field.name} : {rule.words}, default {field.default!r}\n    {_sentence(field.metadata['doc'])}")
     return "\n".join(lines)
+
+
+def _sentence(text: str) -> str:
+    """Upper-case the first letter, unless it is a symbol that the text explains."""
+    return (text if text[1:2] in (":", " ") else text[0].upper() + text[1:]) + "."
 
 
 def _shapes(loss: type[Loss]) -> dict[str, str]:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..dispatch import GRAD, HESS, VALUE, require_supported
-from ..reduction import Weighting, weighting
-from ..validate import Array, in_memory, output, prediction, same_shape, target
+from ..dispatch import GRAD, HESS, VALUE
+from ..reduction import Weighting, scale_of, weighting
+from ..validate import Array, in_memory, prediction, same_shape, target
 from .loss import Loss
 
 Layout = Literal["C", "F"]
@@ -79,24 +79,16 @@ class ElementwiseLoss(Loss, abstract=True):
         out: Any,
         hess_out: Any,
     ) -> tuple[Any, Any, Any]:
-        require_supported(self.name, y_true, y_pred)
+        sample_weight, mask = self._given("sample_weight", sample_weight), self._given("mask", mask)
         p, y = prediction(self.name, y_pred), target(self.name, y_true)
         same_shape(self.name, y, p)
         computing = "float64" if p.dtype == np.float64 else "float32"
         if sample_weight is None and mask is None and normalizer is None:
             weighing = Weighting(None, 1, float(p.size) if self.reduction in ("mean", "weighted_mean") else 1.0)
         else:
-            weighing = weighting(self.name, self.reduction, p.shape, computing, sample_weight, mask, normalizer)
-        others = (y, p, sample_weight, mask)
-        grad = hess = None
-        if outputs & GRAD:
-            grad = np.empty_like(p) if out is None else output(self.name, "out", out, p, p, others)
-        if outputs & HESS:
-            hess = (
-                np.empty_like(p)
-                if hess_out is None
-                else output(self.name, "hess_out", hess_out, p, None, (*others, grad))
-            )
+            precisions = (computing, computing)
+            weighing = weighting(self.name, self.reduction, p.shape, precisions, sample_weight, mask, normalizer)
+        grad, hess = self._results(outputs, p, out, hess_out, (y, p, sample_weight, mask))
         return self._swept(outputs, y, p, weighing, computing, grad, hess)
 
     def _swept(
@@ -125,7 +117,7 @@ class ElementwiseLoss(Loss, abstract=True):
             grad_ready,
             hess_ready,
             losses,
-            1.0 / weighing.normalizer,
+            scale_of(weighing.normalizer, computing),
         )
         for result, ready in ((grad, grad_ready), (hess, hess_ready)):
             if result is not ready:
@@ -136,7 +128,8 @@ class ElementwiseLoss(Loss, abstract=True):
         if losses is None:
             return total / weighing.normalizer, grad, hess
         if weighing.normalizer != 1.0:
-            losses /= weighing.normalizer
+            with np.errstate(all="ignore"):
+                losses /= weighing.normalizer
         return losses, grad, hess
 
 
@@ -150,14 +143,18 @@ def _common_layout(*arrays: Array | None) -> Layout:
 
 def contiguous(array: Array, layout: Layout) -> Array:
     """The array in one piece of memory: itself where it is, else a copy."""
-    if array.flags.c_contiguous if layout == "C" else array.flags.f_contiguous:
+    flags = array.flags
+    if flags.aligned and (flags.c_contiguous if layout == "C" else flags.f_contiguous):
         return array
     return np.array(array, order=layout, copy=True)
 
 
 def buffer_like(result: Array | None, layout: Layout) -> Array | None:
     """Where a kernel may write: the result itself if it is in one piece of memory, else a temporary."""
-    if result is None or (result.flags.c_contiguous if layout == "C" else result.flags.f_contiguous):
+    if result is None:
+        return None
+    flags = result.flags
+    if flags.aligned and (flags.c_contiguous if layout == "C" else flags.f_contiguous):
         return result
     return np.empty(result.shape, result.dtype, order=layout)
 

@@ -22,23 +22,25 @@ class LossFunction:
         self.__doc__ = described(loss, prose, as_function=True)
         loss.__doc__ = described(loss, prose, as_function=False)
         self._default = loss()
-        configured: Any = lru_cache(maxsize=64)(lambda **parameters: loss(**parameters))
+        configured: Any = lru_cache(maxsize=64, typed=True)(lambda **parameters: loss(**parameters))
         self._configured = configured
         self.__signature__ = _signature(loss)
 
     def _with(self, parameters: dict[str, Any]) -> Loss:
         if not parameters:
             return self._default
+        known = {field.name for field in dataclasses.fields(self.loss)}
+        for name in parameters:
+            if name not in known:
+                hint = "That one goes with value_and_grad and its like" if name in _CALL_OPTIONS else ""
+                rule = f"be among {', '.join(sorted(known))}"
+                raise TypeError(rejected(self.__name__, "keywords", rule, repr(name), hint))
         try:
             configured: Loss = self._configured(**parameters)
-            return configured
-        except TypeError:
-            unknown = set(parameters) - {field.name for field in dataclasses.fields(self.loss)}
-            if unknown:
-                raise TypeError(
-                    rejected(self.__name__, sorted(unknown)[0], "be a keyword of this loss", "it")
-                ) from None
-            return self.loss(**parameters)  # a list among the parameters: not hashable
+        except TypeError:  # a list or an array, which no cache takes: in its kept form it is a tuple
+            loss = self.loss(**parameters)
+            configured = self._configured(**{name: getattr(loss, name) for name in parameters})
+        return configured
 
     def __call__(
         self,

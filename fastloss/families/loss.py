@@ -7,7 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from ..dispatch import GRAD, HESS, VALUE
+from ..messages import rejected
+from ..validate import Array, as_array, output
 from .parameters import choice, converted
 
 #: Every concrete loss by name, in the order of definition.
@@ -50,7 +54,14 @@ def snake_case(name: str) -> str:
 
 
 def registry() -> dict[str, type[Loss]]:
-    """Every loss by name, also those that users have defined."""
+    """Every loss by name, also those that users have defined.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.losses.registry()["huber"] is fl.Huber
+    True
+    """
     return dict(_REGISTRY)
 
 
@@ -75,6 +86,10 @@ class Loss:
         super().__init_subclass__(**options)
         if not abstract:
             cls.name = snake_case(cls.__name__)
+            known = _REGISTRY.get(cls.name)
+            own = __name__.partition(".")[0] + "."
+            if known is not None and known.__module__.startswith(own) and not cls.__module__.startswith(own):
+                raise ValueError(rejected(cls.name, "the class", "have a name of its own", "that of a built-in loss"))
             _REGISTRY[cls.name] = cls
 
     def __post_init__(self) -> None:
@@ -116,6 +131,23 @@ class Loss:
     ) -> tuple[Any, Any, Any]:
         """Value, gradient and Hessian, those that ``outputs`` asks for; each family has its own."""
         raise NotImplementedError
+
+    def _given(self, argument: str, array: Any) -> Array | None:
+        """An optional argument as an array."""
+        return None if array is None else as_array(self.name, argument, array)
+
+    def _results(
+        self, outputs: int, p: Array, out: Any, hess_out: Any, operands: tuple[Array | None, ...]
+    ) -> tuple[Array | None, Array | None]:
+        """Where gradient and Hessian go: the caller's buffers, checked, or new ones."""
+        grad = hess = None
+        if outputs & GRAD:
+            grad = np.empty_like(p) if out is None else output(self.name, "out", out, p, p, operands)
+        if outputs & HESS and hess_out is None:
+            hess = np.empty_like(p)
+        elif outputs & HESS:
+            hess = output(self.name, "hess_out", hess_out, p, None, (*operands, grad))
+        return grad, hess
 
     def __call__(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, *, mask: Any = None, normalizer: Any = None

@@ -86,7 +86,10 @@ def optional_weights(doc: str) -> Any:
     def convert(value: Any) -> tuple[float, ...] | None:
         if value is None:
             return None
-        weights = np.asarray(value, dtype=np.float64)
+        given = np.asarray(value)
+        if isinstance(value, np.ma.MaskedArray) or given.dtype.kind not in "fiu":
+            raise ValueError
+        weights = given.astype(np.float64)
         if weights.ndim != 1 or not weights.size or not np.all(np.isfinite(weights) & (weights >= 0)):
             raise ValueError
         return tuple(weights.tolist())
@@ -111,5 +114,5 @@ def converted(owner: str, field: dataclasses.Field[Any], value: Any) -> Any:
     rule: Rule = field.metadata["rule"]
     try:
         return rule.convert(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise ValueError(rejected(owner, field.name, f"be {rule.words}", repr(value))) from None

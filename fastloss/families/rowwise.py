@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..dispatch import GRAD, HESS, VALUE, require_supported
+from ..dispatch import GRAD, HESS, VALUE
 from ..formula.rows import RowFormula
 from ..messages import rejected
-from ..reduction import Weighting, weighting
-from ..validate import Array, in_memory, labels, output, prediction, same_shape, target
+from ..reduction import Weighting, scale_of, weighting
+from ..validate import Array, in_memory, labels, labels_in_memory, prediction, same_shape, storage_name, target
 from .elementwise import BYPASS_CACHE_FROM, aligned, buffer_like, contiguous
 from .loss import Loss
 from .parameters import integer
@@ -62,7 +62,7 @@ class RowwiseLoss(Loss, abstract=True):
             from ..cpu.row_plan import RowPlan
             from ..cpu.rowwise import RowBuild
 
-            formula = self.row_formulas()[self.variant()]
+            formula = self._formula()
             losses = bool(outputs & VALUE) and self.reduction == "none"
             weighted = getattr(self, "class_weight", None) is not None
             build = RowBuild(
@@ -92,30 +92,22 @@ class RowwiseLoss(Loss, abstract=True):
         out: Any,
         hess_out: Any,
     ) -> tuple[Any, Any, Any]:
-        require_supported(self.name, y_true, y_pred)
+        sample_weight, mask = self._given("sample_weight", sample_weight), self._given("mask", mask)
         p = prediction(self.name, y_pred)
         y = labels(self.name, y_true) if self.indexed else target(self.name, y_true)
         axis = self._class_axis(p)
         shape = p.shape[:axis] + p.shape[axis + 1 :]
+        if not p.shape[axis] and math.prod(shape):
+            raise ValueError(rejected(self.name, "y_pred", "have at least one class", f"shape {p.shape}"))
         self._require_shape(y, p, shape)
-        others = (y, p, sample_weight, mask)
-        grad = hess = None
-        if outputs & GRAD:
-            grad = np.empty_like(p) if out is None else output(self.name, "out", out, p, p, others)
-        if outputs & HESS:
-            hess = (
-                np.empty_like(p)
-                if hess_out is None
-                else output(self.name, "hess_out", hess_out, p, None, (*others, grad))
-            )
+        grad, hess = self._results(outputs, p, out, hess_out, (y, p, sample_weight, mask))
         class_weights = self._class_weights(p, axis)
         weighing = self._weighing(y, p, shape, class_weights, sample_weight, mask, normalizer)
         if weighing.normalizer == 0.0:
             for result in (grad, hess):
                 if result is not None:
                     result[...] = 0
-            none = outputs & VALUE and self.reduction == "none"
-            return np.zeros(shape, _computing(p)) if none else 0.0, grad, hess
+            return 0.0, grad, hess
         return self._swept(outputs, y, p, axis, shape, class_weights, weighing, grad, hess)
 
     def _swept(
@@ -134,11 +126,15 @@ class RowwiseLoss(Loss, abstract=True):
         from ..cpu.rowwise_few import most_classes
 
         rows, classes = math.prod(shape), p.shape[axis]
-        y_name, y_ready = in_memory(contiguous(y if self.indexed else _classes_last(y, axis), "C"))
+        ignored = getattr(self, "ignore_class", None)
+        if self.indexed:
+            y_name, y_ready, ignored = labels_in_memory(contiguous(y, "C"), ignored)
+        else:
+            y_name, y_ready = in_memory(contiguous(_classes_last(y, axis), "C"))
         p_name, p_ready = in_memory(contiguous(_classes_last(p, axis), "C"))
         grad_last, hess_last = (None if a is None else _classes_last(a, axis) for a in (grad, hess))
         grad_ready, hess_ready = buffer_like(grad_last, "C"), buffer_like(hess_last, "C")
-        computing = _computing(p)
+        computing = self._computing(p)
         losses = np.empty(shape, computing) if outputs & VALUE and self.reduction == "none" else None
         few = 0 < classes <= most_classes(computing)
         row_bytes = classes * p.dtype.itemsize
@@ -153,28 +149,40 @@ class RowwiseLoss(Loss, abstract=True):
             weighing.weights,
             weighing.inner,
             class_weights,
-            getattr(self, "ignore_class", None),
+            ignored,
             grad_ready,
             hess_ready,
             losses,
-            1.0 / weighing.normalizer,
+            scale_of(weighing.normalizer, computing),
         )
         if total != total and self.indexed:
-            self._require_labels(y, weighing, classes)
+            self._require_labels(y, classes, weighing)
         plain = weighing.weights is None and losses is None and class_weights is None
-        plain = plain and getattr(self, "ignore_class", None) is None and self.axis == -1
+        plain = plain and ignored is None and self.axis == -1
         if outputs == VALUE | GRAD and rows and plain and y_ready is y and p_ready is p and grad_ready is grad_last:
-            object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum"))
+            object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum", self._require_labels))
         for result, ready in ((grad_last, grad_ready), (hess_last, hess_ready)):
             if result is not None and result is not ready:
                 result[...] = ready
         if losses is None:
             return total / weighing.normalizer, grad, hess
-        if weighing.normalizer != 1.0:
-            losses /= weighing.normalizer
-        return losses.reshape(shape), grad, hess
+        with np.errstate(all="ignore"):
+            losses = np.divide(losses, weighing.normalizer, dtype=losses.dtype)
+            return losses.astype(_precision(p), copy=False), grad, hess
+
+    def _formula(self) -> RowFormula:
+        """The formula that this configuration uses."""
+        return self.row_formulas()[self.variant()]
+
+    def _computing(self, p: Array) -> str:
+        """Precision of the arithmetic, of weights and of losses."""
+        from ..cpu.rowwise import computing_type
+
+        return computing_type(self._formula(), storage_name(p.dtype) or "float64")
 
     def _class_axis(self, p: Array) -> int:
+        if not p.ndim:
+            raise ValueError(rejected(self.name, "y_pred", "have a class axis", "a scalar"))
         if not -p.ndim <= self.axis < p.ndim:
             raise ValueError(rejected(self.name, "axis", f"be an axis of y_pred, which has {p.ndim}", self.axis))
         return self.axis % p.ndim
@@ -195,7 +203,11 @@ class RowwiseLoss(Loss, abstract=True):
         if len(given) != p.shape[axis]:
             rule = f"have one weight per class, {p.shape[axis]}"
             raise ValueError(rejected(self.name, "class_weight", rule, len(given)))
-        return np.array(given, _computing(p))
+        with np.errstate(over="ignore"):
+            weights = np.array(given, _precision(p))
+        if not np.isfinite(weights).all():
+            raise ValueError(rejected(self.name, "class_weight", f"be finite in {weights.dtype}", given))
+        return weights.astype(self._computing(p), copy=False)
 
     def _weighing(
         self,
@@ -212,7 +224,8 @@ class RowwiseLoss(Loss, abstract=True):
         counts = self._counts(y, class_weights) if averaged and self.indexed else None
         if sample_weight is None and mask is None and normalizer is None and counts is None:
             return Weighting(None, 1, float(math.prod(shape)) if averaged else 1.0)
-        return weighting(self.name, self.reduction, shape, _computing(p), sample_weight, mask, normalizer, counts)
+        precisions = (_precision(p), self._computing(p))
+        return weighting(self.name, self.reduction, shape, precisions, sample_weight, mask, normalizer, counts)
 
     def _counts(self, y: Array, class_weights: Array | None) -> Array | None:
         """What each row counts for in the mean besides its own weight; None: 1 for every row.
@@ -229,12 +242,14 @@ class RowwiseLoss(Loss, abstract=True):
             counts = counted if counts is None else np.where(counted, counts, 0)
         return counts
 
-    def _require_labels(self, y: Array, weighing: Weighting, classes: int) -> None:
+    def _require_labels(self, y: Array, classes: int, weighing: Weighting | None = None) -> None:
         """Name the first bad label, if there is one: a kernel's NaN may also come from the data."""
         ignored = getattr(self, "ignore_class", None)
         bad = (y < 0) | (y >= classes)
         if ignored is not None:
             bad &= y != ignored
+        if weighing is not None and weighing.weights is not None:
+            bad &= np.repeat(weighing.weights >= 0, weighing.inner).reshape(y.shape)
         if not bad.any():
             return
         position = np.unravel_index(int(np.argmax(bad)), y.shape)
@@ -245,10 +260,11 @@ class RowwiseLoss(Loss, abstract=True):
         )
 
 
+def _precision(p: Array) -> str:
+    """Precision of what goes in and comes out besides y_true and y_pred."""
+    return "float64" if p.dtype == np.float64 else "float32"
+
+
 def _classes_last(array: Array, axis: int) -> Array:
     """A view with the class axis last: the array itself where it is."""
     return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
-
-
-def _computing(p: Array) -> str:
-    return "float64" if p.dtype == np.float64 else "float32"

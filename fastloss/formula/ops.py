@@ -107,6 +107,11 @@ def product(factor: Operand, x: Operand) -> Operand:
     return where(factor == 0.0, 0.0, factor * x)
 
 
+def quotient(x: Operand, divisor: Operand) -> Operand:
+    """``x / divisor`` with 0 / divisor = 0 for every divisor, also 0."""
+    return where(x == 0.0, 0.0, x / divisor)
+
+
 def sigmoid(x: Operand) -> Operand:
     """``1 / (1 + exp(-x))`` with full relative accuracy in both tails."""
     tail = exp_nonpositive(-abs(x))

@@ -74,8 +74,8 @@ class RowFormula(NamedTuple):
         """Terms of the sums, and ``kept``, of some elements."""
         statistics = self.statistics
         assert statistics is not None
-        results, names = call_by_name(statistics, values), result_names(statistics)
-        return dict(zip(names, results if len(names) > 1 else (results,), strict=True))
+        results = call_by_name(statistics, values)
+        return dict(zip(result_names(statistics), results if isinstance(results, tuple) else (results,), strict=True))
 
     def finish_of(self, values: dict[str, Any], first: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
         """A row's value and coefficients."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ...families.definition import Example, Peers, clip_margin, flag, function_of, non_negative, unit_interval
 from ...families.elementwise import ElementwiseLoss
-from ...formula.ops import clip, exp_nonpositive, log, log1p, log1p_unit, product, where
+from ...formula.ops import clip, exp_nonpositive, log, log1p, log1p_unit, product, quotient, where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,9 @@ class BinaryCrossentropy(ElementwiseLoss):
     aliases: ClassVar[tuple[str, ...]] = ("bce",)
     peers: ClassVar[Peers] = Peers(
         torch=(
-            "F.binary_cross_entropy_with_logits(p, y * (1 - label_smoothing) + label_smoothing / 2, "
-            "reduction=reduction, pos_weight=torch.full((), pos_weight, dtype=p.dtype)) if from_logits else None"
+            "F.binary_cross_entropy_with_logits(p, y * (1 - label_smoothing) + label_smoothing / 2 "
+            "if label_smoothing else y, reduction=reduction, "
+            "pos_weight=None if pos_weight == 1 else torch.tensor(pos_weight, dtype=p.dtype)) if from_logits else None"
         ),
         keras=(
             "keras.losses.binary_crossentropy(y[..., None], p[..., None], from_logits=from_logits, "
@@ -75,10 +76,12 @@ class BinaryCrossentropy(ElementwiseLoss):
         negative = 1.0 - (y * (1.0 - label_smoothing) + 0.5 * label_smoothing)
         q = clip(p, epsilon, 1.0 - epsilon)
         clipped = (p < epsilon) | (p > 1.0 - epsilon)
-        value = -(positive * log(q)) - negative * log1p(-q)
-        odds, counter_odds = positive / q, negative / (1.0 - q)
-        grad = where(clipped, 0.0, counter_odds - odds)
-        hess = where(clipped, 0.0, odds / q + counter_odds / (1.0 - q))
+        value = -(positive * log(q)) - product(negative, log1p(-q))
+        odds = positive / q
+        counter_odds = quotient(negative, 1.0 - q)
+        # 0 y, not 0: a NaN target shows in the gradient of a clipped element too.
+        grad = where(clipped, 0.0 * y, counter_odds - odds)
+        hess = where(clipped, 0.0 * y, odds / q + quotient(counter_odds, 1.0 - q))
         return value, grad, hess
 
 

@@ -14,7 +14,8 @@ from ...families.definition import (
     unit_interval,
 )
 from ...families.rowwise import RowwiseLoss
-from ...formula.ops import clip, log, log1p, product, where
+from ...formula.ops import log1p, product, quotient, where
+from ...formula.probability import log_clipped, reached
 from ...formula.rows import RowFormula
 from ...formula.softmax import at_peak, below_peak, exponential, missing
 
@@ -113,16 +114,15 @@ def _element(
     return grad, hess
 
 
-# -- from probabilities: q = x / total, clipped; outside the clip a class adds to the value but not to the gradient ----
+# -- from probabilities ----------------------------------------------------------------------------------------------
 
 
 def _probability_statistics(
     x: Any, y: Any, total: Any, class_weight: Any, label_smoothing: Any, classes: Any, epsilon: Any
 ) -> Any:
-    q = x / total
     goal = _goal(y, class_weight, label_smoothing, classes)
-    cost = -(goal * log(clip(q, epsilon, 1.0 - epsilon)))
-    active = where((q < epsilon) | (q > 1.0 - epsilon), 0.0, goal)
+    cost = -product(goal, log_clipped(x / total, epsilon))
+    active = reached(goal, x / total, epsilon)
     return cost, active
 
 
@@ -132,19 +132,10 @@ def _probability_finish(cost: Any, active: Any, total: Any) -> Any:
 
 
 def _probability_element(
-    x: Any,
-    y: Any,
-    total: Any,
-    level: Any,
-    class_weight: Any,
-    label_smoothing: Any,
-    classes: Any,
-    epsilon: Any,
+    x: Any, y: Any, total: Any, level: Any, class_weight: Any, label_smoothing: Any, classes: Any, epsilon: Any
 ) -> Any:
-    q = x / total
-    goal = _goal(y, class_weight, label_smoothing, classes)
-    slope = where((q < epsilon) | (q > 1.0 - epsilon), 0.0, goal / x)
-    return level - slope, slope / x - level / total
+    slope = quotient(reached(_goal(y, class_weight, label_smoothing, classes), x / total, epsilon), x)
+    return level - slope, quotient(slope, x) - level / total
 
 
 categorical_crossentropy = function_of(CategoricalCrossentropy)

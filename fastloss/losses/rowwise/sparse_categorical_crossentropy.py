@@ -15,7 +15,8 @@ from ...families.definition import (
     unit_interval,
 )
 from ...families.rowwise import RowwiseLoss
-from ...formula.ops import clip, log, log1p, product, where
+from ...formula.ops import log1p, product, quotient
+from ...formula.probability import log_clipped, reached
 from ...formula.rows import RowFormula
 from ...formula.softmax import at_peak, below_peak, exponential, missing
 
@@ -63,20 +64,19 @@ class SparseCategoricalCrossentropy(RowwiseLoss):
             "logits_smoothed": RowFormula(
                 "peak", _smoothed_statistics, _smoothed_finish, _smoothed_element, _smoothed_target
             ),
-            "probabilities": RowFormula(
+            "probabilities": RowFormula("total", None, _probability_finish, _probability_element, _probability_target),
+            "probabilities_smoothed": RowFormula(
                 "total",
-                _probability_statistics,
-                _probability_finish,
-                _probability_element,
+                _smoothed_probability_statistics,
+                _smoothed_probability_finish,
+                _smoothed_probability_element,
                 _probability_target,
             ),
         }
 
     def variant(self) -> str:
         """Label of the formula that this configuration uses."""
-        if not self.from_logits:
-            return "probabilities"
-        return "logits_smoothed" if self.label_smoothing else "logits"
+        return ("logits" if self.from_logits else "probabilities") + ("_smoothed" if self.label_smoothing else "")
 
 
 # -- from logits -------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def _statistics(x: Any, peak: Any) -> Any:
 def _finish(others: Any, peaks: Any, peak: Any, target_x: Any, target_weight: Any) -> Any:
     rest = others + (peaks - 1.0)
     total = 1.0 + rest
-    value = target_weight * (log1p(rest) + (peak - target_x))
+    value = product(target_weight, log1p(rest) + (peak - target_x))
     share = target_weight / total
     return value, rest, total, share
 
@@ -153,48 +153,61 @@ def _smoothed_target(peak: Any, target_x: Any, rest: Any, total: Any, share: Any
     return elsewhere - share * away, share * own * (away / total)
 
 
-# -- from probabilities: q = x / total, clipped; outside the clip a class adds to the value but not to the gradient ----
+# -- from probabilities ----------------------------------------------------------------------------------------------
 
 
-def _probability_statistics(x: Any, total: Any, class_weight: Any, label_smoothing: Any, epsilon: Any) -> Any:
-    q = x / total
-    cost = -(product(label_smoothing * class_weight, log(clip(q, epsilon, 1.0 - epsilon))))
-    active = where((q < epsilon) | (q > 1.0 - epsilon), 0.0, label_smoothing * class_weight)
+def _probability_finish(total: Any, target_x: Any, target_weight: Any, epsilon: Any) -> Any:
+    q = target_x / total
+    value = -product(target_weight, log_clipped(q, epsilon))
+    goal = reached(target_weight, q, epsilon)
+    level = goal / total
+    return value, goal, level
+
+
+def _probability_element(total: Any, level: Any) -> Any:
+    return level, -(level / total)
+
+
+def _probability_target(target_x: Any, total: Any, level: Any, goal: Any) -> Any:
+    slope = quotient(goal, target_x)
+    return level - slope, quotient(slope, target_x) - level / total
+
+
+# -- from probabilities, smoothed --------------------------------------------------------------------------------------
+
+
+def _smoothed_probability_statistics(
+    x: Any, total: Any, class_weight: Any, label_smoothing: Any, classes: Any, epsilon: Any
+) -> Any:
+    spread = label_smoothing / classes * class_weight
+    cost = -product(spread, log_clipped(x / total, epsilon))
+    active = reached(spread, x / total, epsilon)
     return cost, active
 
 
-def _probability_finish(
+def _smoothed_probability_finish(
     cost: Any,
     active: Any,
     total: Any,
     target_x: Any,
     target_weight: Any,
-    classes: Any,
     label_smoothing: Any,
+    classes: Any,
     epsilon: Any,
 ) -> Any:
     q = target_x / total
     sure = (1.0 - label_smoothing) * target_weight
-    value = cost / classes - product(sure, log(clip(q, epsilon, 1.0 - epsilon)))
-    outside = (q < epsilon) | (q > 1.0 - epsilon)
-    target_goal = where(outside, 0.0, sure + label_smoothing * target_weight / classes)
-    level = (active / classes + where(outside, 0.0, sure)) / total
-    return value, level, target_goal
+    value = cost - product(sure, log_clipped(q, epsilon))
+    goal = reached(sure + label_smoothing / classes * target_weight, q, epsilon)
+    level = (active + reached(sure, q, epsilon)) / total
+    return value, goal, level
 
 
-def _probability_element(
-    x: Any, class_weight: Any, total: Any, level: Any, classes: Any, label_smoothing: Any, epsilon: Any
+def _smoothed_probability_element(
+    x: Any, total: Any, class_weight: Any, level: Any, label_smoothing: Any, classes: Any, epsilon: Any
 ) -> Any:
-    q = x / total
-    outside = (q < epsilon) | (q > 1.0 - epsilon)
-    slope = where(outside, 0.0, label_smoothing * class_weight / (classes * x))
-    return level - slope, slope / x - level / total
-
-
-def _probability_target(target_x: Any, total: Any, level: Any, target_goal: Any) -> Any:
-    slope = where(target_goal == 0.0, 0.0, target_goal / target_x)
-    curve = where(target_goal == 0.0, 0.0, slope / target_x)
-    return level - slope, curve - level / total
+    slope = quotient(reached(label_smoothing / classes * class_weight, x / total, epsilon), x)
+    return level - slope, quotient(slope, x) - level / total
 
 
 sparse_categorical_crossentropy = function_of(SparseCategoricalCrossentropy)

@@ -1,0 +1,73 @@
+"""A loss by its own formula on NumPy arrays: the reference, and the NumPy code where none is written out."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import reference
+from ..families.loss import Loss
+from ..formula.rows import RowFormula
+
+Array = NDArray[Any]
+
+#: Elements of the reference computed at a time, so that its float64 temporaries stay in the caches.
+PIECE = 1 << 17
+
+
+def exact(loss: Loss, y: Array, p: Array) -> tuple[float, Array]:
+    """Mean loss and its gradient in float64, piece by piece."""
+    gradient = np.empty(p.shape)
+    value = 0.0
+    rows = len(p) if loss.family == "rowwise" else p.size
+    step = max(1, PIECE * len(p) // p.size)
+    for start in range(0, len(p), step):
+        piece = slice(start, start + step)
+        part, gradient[piece], _ = reference.evaluate(loss, y[piece], p[piece], normalizer=rows)
+        value += part
+    return value, gradient
+
+
+def evaluate(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
+    """Each loss, and the gradient of their sum, in the precision of the arguments.
+
+    Parameters
+    ----------
+    loss
+        An elementwise or rowwise loss without class weights.
+    y, p
+        Targets and predictions; the class axis is the last.
+    """
+    if loss.family == "rowwise":
+        return _rowwise(loss, loss.row_formulas()[loss.variant()], y, p)  # type: ignore[attr-defined]
+    formula = loss.formulas()[loss.variant()]  # type: ignore[attr-defined]
+    parameters = [float(getattr(loss, name)) for name in list(inspect.signature(formula).parameters)[2:]]
+    losses, gradient, _ = formula(y, p, *parameters)
+    return losses, np.broadcast_to(gradient, p.shape)
+
+
+def _rowwise(loss: Loss, formula: RowFormula, y: Array, x: Array) -> tuple[Array, Array]:
+    """Run the steps of `fastloss.formula.rows` on whole arrays."""
+    classes = float(x.shape[-1])
+    values: dict[str, Any] = {"x": x, "classes": classes, "class_weight": 1.0, "class_weight_sum": classes}
+    values |= {name: float(getattr(loss, name)) for name in formula.parameters}
+    first = None
+    if formula.first:
+        first = values[formula.first] = (np.max if formula.first == "peak" else np.sum)(x, -1, keepdims=True)
+    if formula.target_element is None:
+        values["y"] = y
+    else:
+        values |= {"target_x": np.take_along_axis(x, y[..., None], -1), "target_weight": 1.0}
+    terms = formula.statistics_of(values) if formula.statistics else {}
+    sums = tuple(np.broadcast_to(terms[name], x.shape).sum(axis=-1, keepdims=True) for name in formula.sums)
+    losses, *coefficients = formula.finish_of(values, first, sums)
+    values["kept"] = terms.get("kept")
+    gradient, *_ = formula.rule_of(formula.element, values, first, tuple(coefficients))
+    if formula.target_element is not None:
+        own, *_ = formula.rule_of(formula.target_element, values, first, tuple(coefficients))
+        gradient = np.array(np.broadcast_to(gradient, x.shape))
+        np.put_along_axis(gradient, y[..., None], own, -1)
+    return np.broadcast_to(losses, (len(x), 1))[:, 0], gradient

@@ -1,0 +1,157 @@
+"""What is measured: loss, configuration, element type and shape, with the speed that is wanted of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..families.loss import Loss, registry
+
+#: Goals by name, and whether each is a least (else a most) value: share of the memory limit, times torch's
+#: speed, microseconds per call, time as a share of that of the same case in float32.
+GOALS = {"limit": True, "torch": True, "us/call": False, "vs float32": False}
+
+Shape = tuple[int, ...]
+Key = tuple[str, str, str, Shape]  # loss, configuration, dtype, shape
+
+LARGE, MEDIUM = (10**7,), (10**5,)
+HALF_GOALS = {"vs float32": 1.0, "torch": 4.0}
+TINY_GOALS = {"us/call": 4.0, "torch": 15.0}
+#: The speed that is wanted where a case has goals of its own.
+WANTED: dict[Key, dict[str, float]] = {
+    ("mean_squared_error", "", "float32", LARGE): {"limit": 0.8, "torch": 8.0},
+    ("binary_crossentropy", "logits", "float32", LARGE): {"torch": 12.0},
+    ("binary_crossentropy", "logits", "float32", MEDIUM): {"torch": 6.0},
+    ("binary_crossentropy", "logits", "float64", LARGE): {"torch": 10.0},
+    ("sparse_categorical_crossentropy", "logits", "float32", (8192, 10)): {"torch": 8.0},
+    ("sparse_categorical_crossentropy", "logits", "float32", (4096, 1000)): {"torch": 4.0},
+    ("sparse_categorical_crossentropy", "logits", "float32", (512, 32000)): {"torch": 9.0},
+    ("sparse_categorical_crossentropy", "logits", "float32", (128, 128256)): {"torch": 10.0},
+    **{
+        (name, configuration, dtype, shape): HALF_GOALS
+        for name, configuration, shape in (
+            ("mean_squared_error", "", MEDIUM),
+            ("mean_squared_error", "", LARGE),
+            ("binary_crossentropy", "logits", MEDIUM),
+            ("binary_crossentropy", "logits", LARGE),
+            ("sparse_categorical_crossentropy", "logits", (512, 32000)),
+        )
+        for dtype in ("float16", "bfloat16")
+    },
+}
+#: Shapes that every loss of a family is measured at, in float32.
+SHAPES: dict[str, tuple[Shape, ...]] = {
+    "elementwise": ((8,), MEDIUM, LARGE),
+    "rowwise": ((2, 4), (4096, 1000)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One line of the benchmark.
+
+    Parameters
+    ----------
+    loss
+        The configured loss.
+    configuration
+        What its predictions are, if it accepts several kinds: ``logits`` or ``probabilities``.
+    dtype, shape
+        Of the predictions.
+    goals
+        Wanted values, by the names of `GOALS`.
+    """
+
+    loss: Loss
+    configuration: str
+    dtype: str
+    shape: Shape
+    goals: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def elements(self) -> int:
+        """Number of predictions."""
+        return math.prod(self.shape)
+
+    @property
+    def tiny(self) -> bool:
+        """Whether the call itself is what takes the time."""
+        return self.elements <= 8
+
+    @property
+    def size(self) -> str:
+        """The shape in a short form: ``1e7`` or ``512x32000``."""
+        if len(self.shape) > 1:
+            return "x".join(map(str, self.shape))
+        mantissa, exponent = f"{self.elements:e}".split("e")
+        return f"1e{int(exponent)}" if float(mantissa) == 1.0 and self.elements > 10 else str(self.elements)
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other cases of its loss: ``logits-float32-1e7``."""
+        return "-".join(filter(None, (self.configuration, self.dtype, self.size)))
+
+    def shrunk(self, most: int) -> Case:
+        """The case with fewer rows, for about ``most`` elements at most; goals belong to the full size."""
+        if self.elements <= most:
+            return self
+        per_row = math.prod(self.shape[1:])
+        return dataclasses.replace(self, shape=(max(1, most // per_row), *self.shape[1:]), goals={})
+
+
+def all_cases(most: int | None = None) -> list[Case]:
+    """Every case of every registered loss.
+
+    Parameters
+    ----------
+    most
+        About how many elements a case may have; the larger ones shrink.
+    """
+    cases = (case for name in registry() for case in _cases_of(name))
+    kept: dict[Key, Case] = {}
+    for case in cases:
+        case = case if most is None else case.shrunk(most)
+        kept.setdefault((case.loss.name, case.configuration, case.dtype, case.shape), case)
+    return list(kept.values())
+
+
+def chosen(cases: Sequence[Case], losses: Sequence[str], part: str) -> list[Case]:
+    """The cases of some losses (all, if none is named) with ``part`` in their name.
+
+    Raises
+    ------
+    ValueError
+        If a loss is unknown or nothing is left.
+    """
+    names = {alias: name for name, loss in registry().items() for alias in (name, *loss.aliases)}
+    unknown = [name for name in losses if name not in names]
+    if unknown:
+        message = f"no loss {unknown[0]!r}; there are {', '.join(sorted(registry()))}"
+        raise ValueError(message)
+    wanted = {names[name] for name in losses} or set(registry())
+    left = [case for case in cases if case.loss.name in wanted and part in case.name]
+    if not left:
+        names_of_cases = sorted({case.name for case in cases if case.loss.name in wanted})
+        message = f"no case has {part!r} in its name; there are {', '.join(names_of_cases)}"
+        raise ValueError(message)
+    return left
+
+
+def _cases_of(name: str) -> Iterator[Case]:
+    """The cases of one loss: its family's shapes, and those with goals."""
+    loss = registry()[name]
+    for configuration, configured in _configurations(loss):
+        shapes = SHAPES.get(loss.family, ())
+        keys = [(name, configuration, "float32", shape) for shape in shapes]
+        keys += [key for key in WANTED if key[:2] == (name, configuration) and key not in keys]
+        for key in keys:
+            case = Case(configured, *key[1:], goals=WANTED.get(key, {}))
+            yield dataclasses.replace(case, goals=TINY_GOALS) if case.tiny else case
+
+
+def _configurations(loss: type[Loss]) -> list[tuple[str, Loss]]:
+    """Every kind of prediction that a loss accepts."""
+    if "from_logits" not in {field.name for field in dataclasses.fields(loss)}:
+        return [("", loss())]
+    return [("logits", loss(from_logits=True)), ("probabilities", loss())]  # type: ignore[call-arg]

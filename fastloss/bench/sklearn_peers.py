@@ -1,0 +1,75 @@
+"""scikit-learn's fused kernels, called on buffers made beforehand: private, but the fastest that it has.
+
+They give one loss per element or row and the gradient of their sum. fastloss's time includes taking the mean
+of both; theirs does not.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..families.loss import Loss
+
+Array = NDArray[Any]
+
+#: Elements from which its threads are worth their start.
+SHARE_FROM = 10_000
+
+
+def available() -> str:
+    """Why scikit-learn cannot be measured; empty if it can."""
+    try:
+        from sklearn._loss import loss as kernels
+    except ImportError:
+        return "not importable"
+    return "" if hasattr(kernels, "HalfSquaredError") else "without the kernels known here"
+
+
+def call(loss: Loss, y: Array, p: Array, threads: int) -> tuple[Callable[[], Any], float] | None:
+    """Loss and gradient on buffers, and the factor that makes them those of the loss.
+
+    Gives None where scikit-learn has no such loss or not this element type.
+    """
+    from sklearn._loss import loss as kernels
+
+    name, *rest = loss.peers.scikit_learn.split() or ("",)
+    kind = getattr(kernels, name, None) if name else None
+    if kind is None or p.dtype.name not in ("float32", "float64"):
+        return None
+    factor, conditions = float(rest[0]), rest[1:]
+    if not all(getattr(loss, condition) for condition in conditions):
+        return None
+    kernel = kind(**_parameters(kind, loss, p))
+    target = y.astype(p.dtype)
+    losses, gradient = np.empty(len(p), p.dtype), np.empty_like(p)
+    prediction, n_threads = p, threads if p.size >= SHARE_FROM else 1
+
+    def loss_gradient() -> Any:
+        return kernel.loss_gradient(
+            y_true=target,
+            raw_prediction=prediction,
+            loss_out=losses,
+            gradient_out=gradient,
+            n_threads=n_threads,
+        )
+
+    return loss_gradient, factor
+
+
+def result(output: Any, factor: float) -> tuple[float, Array]:
+    """Mean loss and its gradient."""
+    losses, gradient = output
+    scale = factor / len(losses)
+    return float(np.sum(losses, dtype=np.float64)) * scale, gradient.astype(np.float64) * scale
+
+
+def _parameters(kind: Any, loss: Loss, p: Array) -> dict[str, Any]:
+    """What the kernel's constructor shares with the loss, by name."""
+    asked = inspect.signature(kind).parameters
+    shared = {name: getattr(loss, name) for name in asked if hasattr(loss, name)}
+    return shared | ({"n_classes": p.shape[-1]} if "n_classes" in asked else {})

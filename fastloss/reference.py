@@ -1,0 +1,203 @@
+"""What every call must give, in plain NumPy float64: slow, obvious, and the oracle of the tests.
+
+The loss's own formulas are evaluated on float64 arrays; weights, mask and reduction follow the contract
+literally: value = sum_i m_i w_i l_i / Z, and gradient and Hessian with the same Z. Operands and parameters
+are first rounded to the precision that kernels compute in, so that both see the same numbers. Nothing is checked
+here: bad input is the public calls' business.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .formula.rows import RowFormula
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def evaluate(
+    loss: Any,
+    y_true: Any,
+    y_pred: Any,
+    sample_weight: Any = None,
+    mask: Any = None,
+    normalizer: float | None = None,
+) -> tuple[Any, Array, Array]:
+    """Value, gradient and diagonal Hessian of a configured loss, in float64.
+
+    Parameters
+    ----------
+    loss : Loss
+        A loss of any family that has formulas.
+    y_true, y_pred, sample_weight, mask, normalizer
+        As in the loss's own calls.
+
+    Returns
+    -------
+    tuple
+        The value (a float; an array for reduction="none"), the gradient and the Hessian (y_pred's shape).
+    """
+    with np.errstate(all="ignore"):
+        results = _rows if loss.family == "rowwise" else _elements
+        losses, grad, hess, axis = results(loss, y_true, y_pred)
+        given = 1.0 if sample_weight is None else in_computing(loss, sample_weight, y_pred)
+        weights = _leading(given, losses.shape)
+        kept = _leading(True if mask is None else mask, losses.shape) & _not_ignored(loss, y_true, losses)
+        total = _normalizer(loss.reduction, weights * _counts(loss, y_true, y_pred, losses), kept, normalizer)
+
+        def weighed(terms: Array, factors: Array, keep: Array) -> Array:
+            return np.where(keep, factors * terms, 0.0) / total if total else np.zeros(terms.shape)
+
+        value = weighed(losses, weights, kept)
+        if axis is not None:
+            weights, kept = np.expand_dims(weights, axis), np.expand_dims(kept, axis)
+        result = value if loss.reduction == "none" else float(value.sum())
+        return result, weighed(grad, weights, kept), weighed(hess, weights, kept)
+
+
+def in_computing(loss: Any, numbers: Any, y_pred: Any) -> Array:
+    """Numbers rounded to the precision that kernels compute in, as float64.
+
+    That is float32 unless y_pred is float64, or rows are divided by their sum first (see `fastloss.cpu.rowwise`).
+    """
+    given = np.asarray(y_pred).dtype
+    wide = given == np.float64 or given.kind in "biu"
+    wide = wide or (loss.family == "rowwise" and _formula(loss).first == "total")
+    return np.asarray(numbers).astype(np.float64 if wide else np.float32).astype(np.float64)
+
+
+def _normalizer(reduction: str, weights: Array, kept: Array, normalizer: float | None) -> float:
+    if normalizer is not None:
+        return float(normalizer)
+    if reduction in ("sum", "none"):
+        return 1.0
+    return float(kept.sum() if reduction == "mean" else weights[kept].sum())
+
+
+def _leading(array: Any, shape: tuple[int, ...]) -> Array:
+    """Broadcast from the leading axis; ones may trail."""
+    array = np.asarray(array)
+    while array.ndim > len(shape):
+        array = array[..., 0]
+    return np.broadcast_to(array.reshape(array.shape + (1,) * (len(shape) - array.ndim)), shape)
+
+
+# -- one loss per element ----------------------------------------------------------------------------------
+
+
+def element_results(formula: Callable[..., Any], parameters: dict[str, Any], y: Any, p: Any) -> Any:
+    """Value, gradient and Hessian of every element."""
+    return formula(y, p, *(parameters[name] for name in list(inspect.signature(formula).parameters)[2:]))
+
+
+def element_parameters(loss: Any, y_pred: Any) -> dict[str, Any]:
+    """The loss's parameters that its formula asks for, by name."""
+    names = list(inspect.signature(loss.formulas()[loss.variant()]).parameters)[2:]
+    return {name: in_computing(loss, float(getattr(loss, name)), y_pred) for name in names}
+
+
+def _elements(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array, None]:
+    formula, parameters = loss.formulas()[loss.variant()], element_parameters(loss, y_pred)
+    y, p = in_computing(loss, y_true, y_pred), in_computing(loss, y_pred, y_pred)
+    value, grad, hess = (np.broadcast_to(r, p.shape) for r in element_results(formula, parameters, y, p))
+    return value, grad, hess, None
+
+
+# -- one loss per row of classes ---------------------------------------------------------------------------
+
+
+def row_results(formula: RowFormula, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Values of rows, shape (..., 1), and all that the element rules may ask for; classes on the last axis.
+
+    ``values`` holds the loss's parameters and what `fastloss.formula.rows.PROVIDED` lists.
+    """
+    x = values["x"]
+    first: Any = None
+    if formula.first == "peak":
+        first = x.max(axis=-1, keepdims=True)
+    elif formula.first == "total":
+        first = x.sum(axis=-1, keepdims=True)
+    if formula.first is not None:
+        values = {**values, formula.first: first}
+    if formula.statistics is not None:
+        terms = {name: term + np.zeros(x.shape) for name, term in formula.statistics_of(values).items()}
+        sums = {name: term.sum(axis=-1, keepdims=True) for name, term in terms.items() if name != "kept"}
+        values = {**values, **terms, **sums}
+    value, *coefficients = formula.finish_of(values, first, tuple(values[name] for name in formula.sums))
+    return value, {**values, **dict(zip(formula.coefficients, coefficients, strict=True))}
+
+
+def row_gradients(formula: RowFormula, values: dict[str, Any], labels: Array | None) -> list[Any]:
+    """Gradient and Hessian, shape (..., classes); ``labels`` are class numbers, shape (..., 1)."""
+    shape = values["x"].shape
+    first, coefficients = (
+        values.get(formula.first or ""),
+        tuple(values[name] for name in formula.coefficients),
+    )
+    results = [r + np.zeros(shape) for r in formula.rule_of(formula.element, values, first, coefficients)]
+    if labels is None:
+        return results
+    assert formula.target_element is not None
+    own = formula.rule_of(formula.target_element, values, first, coefficients)
+    is_target = np.arange(shape[-1]) == labels
+    return [np.where(is_target, target, other) for target, other in zip(own, results, strict=True)]
+
+
+def row_values(loss: Any, y_true: Any, y_pred: Any) -> tuple[dict[str, Any], Array | None]:
+    """What a sweep provides by name, classes on the last axis; and class numbers, shape (..., 1), if any."""
+    axis = loss.axis % np.asarray(y_pred).ndim
+    x = np.moveaxis(in_computing(loss, y_pred, y_pred), axis, -1)
+    weights = _class_weights(loss, y_pred)
+    names = _formula(loss).parameters
+    values: dict[str, Any] = {name: in_computing(loss, float(getattr(loss, name)), y_pred) for name in names}
+    values |= {"x": x, "classes": np.float64(x.shape[-1])}
+    values |= {"class_weight": weights, "class_weight_sum": weights.sum()}
+    if not loss.indexed:
+        return {**values, "y": np.moveaxis(in_computing(loss, y_true, y_pred), axis, -1)}, None
+    labels = _labels(y_true, x.shape[-1])[..., None]
+    own = {"target_x": np.take_along_axis(x, labels, -1), "target_weight": weights[labels]}
+    return {**values, **own}, labels
+
+
+def _rows(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array, int]:
+    axis = loss.axis % np.asarray(y_pred).ndim
+    values, labels = row_values(loss, y_true, y_pred)
+    value, values = row_results(_formula(loss), values)
+    grad, hess = row_gradients(_formula(loss), values, labels)
+    losses = np.broadcast_to(value, (*grad.shape[:-1], 1))[..., 0]
+    return losses, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis), axis
+
+
+def _formula(loss: Any) -> RowFormula:
+    formula: RowFormula = loss.row_formulas()[loss.variant()]
+    return formula
+
+
+def _class_weights(loss: Any, y_pred: Any) -> Array:
+    shape, given = np.shape(y_pred), getattr(loss, "class_weight", None)
+    return np.ones(shape[loss.axis % len(shape)]) if given is None else in_computing(loss, given, y_pred)
+
+
+def _not_ignored(loss: Any, y_true: Any, losses: Array) -> Array:
+    """Where rows count: everywhere but where the label is the ignored one."""
+    ignored = getattr(loss, "ignore_class", None)
+    return np.ones(losses.shape, bool) if ignored is None else np.asarray(y_true) != ignored
+
+
+def _counts(loss: Any, y_true: Any, y_pred: Any, losses: Array) -> Array:
+    """What each loss counts for in a weighted mean besides its own weight: its true class's weight."""
+    if not getattr(loss, "indexed", False):
+        return np.ones(losses.shape)
+    weights = _class_weights(loss, y_pred)
+    counts: Array = weights[_labels(y_true, weights.size)]
+    return counts
+
+
+def _labels(y_true: Any, classes: int) -> Array:
+    """Class numbers; 0 for what is none, as rows that are ignored or masked may hold."""
+    labels = np.asarray(y_true)
+    return np.where((labels >= 0) & (labels < classes), labels, 0).astype(np.int64)
