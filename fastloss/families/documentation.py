@@ -59,7 +59,11 @@ def _example_lines(loss: type[Loss]) -> str:
     lines = [">>> import fastloss as fl"]
     for example in loss.examples[:2]:
         keywords = "".join(f", {name}={value!r}" for name, value in example.parameters.items())
-        call = f"fl.{loss.name}.value_and_grad({example.y_true!r}, {example.y_pred!r}, reduction='sum'{keywords})"
+        operands = f"{example.y_true!r}, {example.y_pred!r}"
+        if loss.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            call = f"fl.{loss.name}.value_and_grad({operands}, reduction='sum'{keywords})"
+        else:  # a user's own loss is no attribute of the package
+            call = f"fl.losses.registry()[{loss.name!r}](reduction='sum'{keywords}).value_and_grad({operands})"
         lines += [
             f">>> value, grad = {call}",
             ">>> round(value, 6), grad.round(6).tolist()",

@@ -54,6 +54,15 @@ class SparseCategoricalCrossentropy(RowwiseLoss):
     examples: ClassVar[tuple[Example, ...]] = (
         Example([1], [[0.0, 0.0]], 0.6931471805599453, [[0.5, -0.5]], [[0.25, 0.25]], {"from_logits": True}),
         Example([0], [[0.25, 0.75]], 1.3862943611198906, [[-3.0, 1.0]], [[15.0, -1.0]]),
+        Example(
+            [0],
+            [[0.0, 0.0]],
+            0.6931471805599453,
+            [[-0.25, 0.25]],
+            [[0.25, 0.25]],
+            {"from_logits": True, "label_smoothing": 0.5},
+        ),
+        Example([0], [[0.5, 0.5]], 0.6931471805599453, [[-0.5, 0.5]], [[2.0, 0.0]], {"label_smoothing": 0.5}),
     )
 
     @classmethod
