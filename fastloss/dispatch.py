@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+from importlib import import_module
+from typing import Any
+
 #: What a call may ask for, combined by ``|``.
 VALUE, GRAD, HESS = 1, 2, 4
+
+_ready: set[str] = set()
+
+
+#: Held while the backend is imported. A fork waits for it: a child born in the middle of an import by another thread
+#: would wait for that thread's module lock for ever.
+_IMPORTING = threading.RLock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_IMPORTING.acquire, after_in_parent=_IMPORTING.release, after_in_child=_IMPORTING.release
+    )
+
+
+def backend(module: str) -> Any:
+    """A module of the NumPy backend, imported when first needed: importing fastloss must not load Numba."""
+    name = f"{__package__}.cpu.{module}"
+    loaded = sys.modules.get(name)
+    if loaded is not None and module in _ready:
+        return loaded
+    with _IMPORTING:
+        loaded = import_module(name)
+        _ready.add(module)
+        return loaded
 
 
 def set_num_threads(count: int) -> None:
@@ -23,9 +53,7 @@ def set_num_threads(count: int) -> None:
     1
     >>> fl.set_num_threads(before)
     """
-    from .cpu import pool
-
-    pool.set_num_threads(count)
+    backend("pool").set_num_threads(count)
 
 
 def get_num_threads() -> int:
@@ -37,6 +65,5 @@ def get_num_threads() -> int:
     >>> fl.get_num_threads() >= 1
     True
     """
-    from .cpu import pool
-
-    return pool.get_num_threads()
+    threads: int = backend("pool").get_num_threads()
+    return threads

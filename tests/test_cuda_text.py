@@ -223,9 +223,7 @@ def test_ulps_apart():
         limits, one = np.finfo(dtype), dtype.type(1)
         second = np.nextafter(one, dtype.type(2))
         third = np.nextafter(second, dtype.type(2))
-        a = np.array(
-            [1, 1, 1, -1, -0.0, np.nan, np.nan, np.inf, np.inf, -third, limits.smallest_subnormal], dtype
-        )
+        a = np.array([1, 1, 1, -1, -0.0, np.nan, np.nan, np.inf, np.inf, -third, limits.smallest_subnormal], dtype)
         b = np.array([1, second, third, 1, 0.0, np.nan, 1, np.inf, limits.max, -one, 0], dtype)
         apart = ulps_apart(a, b)
         assert apart[[0, 1, 2, 4, 5, 7, 9, 10]].tolist() == [0, 1, 2, 0, 0, 0, 2, 1]
@@ -282,9 +280,7 @@ def host_library(texts, precision, folder):
     program, library = folder / f"{precision}.cpp", folder / f"{precision}.so"
     program.write_text(host_program(texts, precision))
     options = ["-std=c++14", "-O2", "-ffp-contract=off", "-Werror=double-promotion", "-shared", "-fPIC"]
-    built = subprocess.run(
-        ["g++", *options, program, "-o", library], capture_output=True, text=True, check=False
-    )
+    built = subprocess.run(["g++", *options, program, "-o", library], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return ctypes.CDLL(library)
 
@@ -306,9 +302,7 @@ def host_results(dtype, tmp_path_factory):
     def run(name, arguments):
         results = np.empty((check(texts[name][0]).outputs, arguments.shape[1]), dtype)
         function = library[f"run_{list(texts).index(name)}"]
-        function(
-            *(ctypes.c_void_p(a.ctypes.data) for a in (arguments, results)), ctypes.c_long(arguments.shape[1])
-        )
+        function(*(ctypes.c_void_p(a.ctypes.data) for a in (arguments, results)), ctypes.c_long(arguments.shape[1]))
         return results
 
     return run

@@ -1,169 +1,323 @@
-"""The peers themselves: SciPy and scikit-learn always, torch and Keras (marker ``peers``) where they are installed.
+"""Other people's losses: the oracles that would notice a formula which is wrong everywhere at once.
 
-Each loss names its peers' expressions (`fastloss.families.loss.Peers`). All comparisons are in float64. A peer's own
-rounding at the scale of its intermediate results is `NOISE`: 2^12 ulp, since torch and Keras subtract numbers of that
-scale (sigmoid(x) - y, log of a clipped probability) and sum rows in another order.
+SciPy's special functions and scikit-learn are always asked; torch and Keras (on torch, in float64) only in the run
+that CI makes: ``python ci/dev.py test --peers``. Keras is asked by the expressions in each loss's ``peers``, so a new
+loss gets its comparison by naming its peer.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import importlib.util
+import inspect
 import os
+import warnings
 
 import numpy as np
 import pytest
-from sampling import LOSSES, configurations, is_indexed, is_rowwise, label_of, plain, with_reduction
+from sampling import (
+    LOSSES,
+    configurations,
+    extreme,
+    is_indexed,
+    is_rowwise,
+    label_of,
+    plain,
+    takes_probabilities,
+    with_reduction,
+)
 from scipy import special
+from sklearn import metrics
 
-import fastloss as fl
-from fastloss.bench import sklearn_peers
-
-NOISE = 2.0**12 * np.finfo(np.float64).eps
-#: Keras takes its means over the last axis (here one element) in float32, whatever the inputs.
-KERAS_NOISE = 2.0**3 * np.finfo(np.float32).eps
-
-wanted = os.environ.get("FASTLOSS_PEERS") == "1"
-with_torch = pytest.mark.skipif(
-    not (wanted and importlib.util.find_spec("torch")),
-    reason="torch: run with --peers to compare (ci/dev.py test --peers)",
-)
-with_keras = pytest.mark.skipif(
-    not (wanted and importlib.util.find_spec("keras") and importlib.util.find_spec("torch")),
-    reason="Keras with the torch backend: run with --peers to compare (ci/dev.py test --peers)",
-)
-
-ALL = [pytest.param(loss, id=label_of(loss)) for cls in LOSSES.values() for loss in configurations(cls)]
+ALL = [loss for cls in LOSSES.values() for loss in configurations(cls)]
+every_loss = pytest.mark.parametrize("loss", ALL, ids=label_of)
+#: Whether torch and Keras are to be compared with.
+PEERS = os.environ.get("FASTLOSS_PEERS") == "1"
+with_peers = [
+    pytest.mark.peers,
+    pytest.mark.skipif(not PEERS, reason="torch and Keras are compared by `ci/dev.py test --peers`"),
+]
 
 
-def operands(loss, spread):
-    """Random targets and predictions; logits and differences are spread out by a factor."""
-    y, p = plain(loss, (60, 5) if is_rowwise(loss) else (300,), np.random.default_rng(11))
-    unbounded = getattr(loss, "from_logits", True)
-    return np.asarray(y), np.ascontiguousarray(p, np.float64) * (spread if unbounded else 1.0)
+def operands(loss):
+    """Random and extreme operands in float64; the latter only where everybody's formula is right."""
+    rng = np.random.default_rng(21)
+    yield plain(loss, (60, 5) if is_rowwise(loss) else (300,), rng)
+    y, p = extreme(loss, np.float64)
+    yield y, p
 
 
-def close(actual, expected, scale, noise=NOISE):
-    """Equal but for the peer's noise at a scale."""
-    expected = np.asarray(expected, np.float64)
-    np.testing.assert_array_less(abs(np.asarray(actual) - expected), noise * (abs(expected) + scale) + 1e-300)
+def close(ours, theirs, what, absolute=1e-12):
+    """Some roundings apart; where their own tails are lost (torch gives 0 for 1e-13), as near as that."""
+    theirs = np.asarray(theirs, np.float64)
+    scale = np.abs(theirs).max(initial=1.0, where=np.isfinite(theirs) & (abs(theirs) < 1e6))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=absolute * scale, err_msg=what)
 
 
-def compare(loss, y, p, losses, gradient, noise=NOISE):
-    """Compare each loss, and the gradient of their sum, with a peer's."""
-    own, own_gradient = with_reduction(loss, "none").value_and_grad(y, p)
-    close(own, np.asarray(losses).reshape(own.shape), 1.0, noise)
-    largest = abs(own_gradient).max(axis=-1, keepdims=True) if is_rowwise(loss) else 1.0
-    close(own_gradient, gradient, np.maximum(largest, 1.0), noise)
+def counted(loss, y):
+    """Rows that are not ignored."""
+    ignored = getattr(loss, "ignore_class", None)
+    return np.ones(y.shape[:1], bool) if ignored is None else y != ignored
 
 
-def evaluated(expression, loss, y, p, modules):
-    """The peer's losses and gradient, or None where it has no such configuration."""
-    import torch
-
-    parameters = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
-    target = torch.tensor(y if is_indexed(loss) else y.astype(np.float64))
-    target = target.long() if is_indexed(loss) else target
-    prediction = torch.tensor(p, requires_grad=True)
-    names = {**parameters, **modules, "torch": torch, "reduction": "none", "y": target, "p": prediction}
-    losses = eval(expression, names) if expression else None
-    if losses is None:
-        return None
-    losses.sum().backward()
-    return losses.detach().numpy(), prediction.grad.numpy()
+# -- SciPy ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.peers
-@with_torch
-@pytest.mark.parametrize("spread", [1.0, 30.0])
-@pytest.mark.parametrize("loss", ALL)
-def test_torch(loss, spread):
-    import torch.nn.functional as F
-
-    y, p = operands(loss, spread)
-    found = evaluated(loss.peers.torch, loss, y, p, {"F": F})
-    if found is None:
-        pytest.skip("torch has no such configuration")
-    compare(loss, y, p, *found)
+def scipy_huber(loss, y, p):
+    return special.huber(loss.delta, p - y), np.clip(p - y, -loss.delta, loss.delta)
 
 
-def keras_results(keras, loss, y, p):
-    """Keras' losses and gradient, with the loss's own epsilon."""
-    before = keras.config.epsilon()
-    keras.config.set_epsilon(getattr(loss, "epsilon", before))
-    try:
-        return evaluated(loss.peers.keras, loss, y, p, {"keras": keras})
-    finally:
-        keras.config.set_epsilon(before)
+def scipy_mean_squared_error(loss, y, p):
+    """A Huber loss that is never linear, twice."""
+    return 2 * special.huber(np.inf, p - y), 2 * (p - y)
 
 
-@pytest.mark.peers
-@with_keras
-@pytest.mark.parametrize("spread", [1.0, 30.0])
-@pytest.mark.parametrize("loss", ALL)
-def test_keras(loss, spread):
-    import keras
-
-    assert keras.backend.backend() == "torch"
-    y, p = operands(loss, spread)
-    found = keras_results(keras, loss, y, p)
-    if found is None:
-        pytest.skip("Keras has no such configuration")
-    compare(loss, y, p, *found, noise=KERAS_NOISE)
+def scipy_mean_absolute_error(loss, y, p):
+    """The sum of how far p lies above y and y above p."""
+    return special.boxcox(np.abs(p - y), 1) + 1, np.sign(p - y)
 
 
-@pytest.mark.peers
-@with_torch
-@with_keras
-def test_every_loss_has_peers_that_were_compared():
-    import keras
-    import torch.nn.functional as F
-
-    for name, cls in LOSSES.items():
-        loss = next(iter(configurations(cls)))
-        y, p = operands(loss, 1.0)
-        assert keras_results(keras, loss, y, p) is not None, name
-        logits = dataclasses.replace(loss, from_logits=True) if hasattr(loss, "from_logits") else loss
-        assert evaluated(logits.peers.torch, logits, y, p, {"F": F}) is not None, name
+def scipy_binary_crossentropy(loss, y, p):
+    smoothed = y * (1 - loss.label_smoothing) + loss.label_smoothing / 2
+    positive, negative = loss.pos_weight * smoothed, 1 - smoothed
+    if loss.from_logits:
+        value = -(positive * special.log_expit(p) + negative * special.log_expit(-p))
+        return value, negative * special.expit(p) - positive * special.expit(-p)
+    q = np.clip(p, loss.epsilon, 1 - loss.epsilon)
+    value = -(special.xlogy(positive, q) + special.xlog1py(negative, -q))
+    return value, np.where(q == p, negative / (1 - q) - positive / q, 0.0)
 
 
-@pytest.mark.parametrize("spread", [1.0, 30.0])
-@pytest.mark.parametrize("name", [name for name, cls in LOSSES.items() if cls.peers.scikit_learn])
-def test_scikit_learn(name, spread):
-    cls = LOSSES[name]
-    loss = cls(from_logits=True) if hasattr(cls, "from_logits") else cls()
-    y, p = operands(loss, spread)
-    if name == "binary_crossentropy":
-        y = (y > 0.5).astype(np.float64)
-    call, factor = sklearn_peers.call(loss, y, p, 1)
-    losses, gradient = call()
-    compare(loss, y, p, factor * losses, factor * gradient)
-
-
-def test_scipy_huber():
-    y, p = operands(fl.Huber(), 3.0)
-    for delta in (0.25, 1.0, 4.0):
-        own, gradient = fl.huber.value_and_grad(y, p, delta=delta, reduction="none")
-        np.testing.assert_allclose(own, special.huber(delta, p - y), rtol=4 * np.finfo(float).eps)
-        np.testing.assert_array_equal(gradient, np.clip(p - y, -delta, delta))
-
-
-@pytest.mark.parametrize("spread", [1.0, 100.0])
-def test_scipy_log_expit(spread):
-    y, p = operands(fl.BinaryCrossentropy(from_logits=True), spread)
-    own, gradient = fl.bce.value_and_grad(y, p, from_logits=True, reduction="none")
-    np.testing.assert_allclose(
-        own, special.xlogy(y, 1) - y * special.log_expit(p) - (1 - y) * special.log_expit(-p), 1e-14
+def scipy_categorical_crossentropy(loss, y, p):
+    weight = np.ones(p.shape[-1]) if loss.class_weight is None else np.array(loss.class_weight)
+    goal = weight * (y * (1 - loss.label_smoothing) + loss.label_smoothing / p.shape[-1])
+    if loss.from_logits:
+        value = -np.where(goal == 0, 0, goal * special.log_softmax(p, axis=-1)).sum(axis=-1)
+        return value, special.softmax(p, axis=-1) * goal.sum(axis=-1, keepdims=True) - goal
+    total = p.sum(axis=-1, keepdims=True)
+    share = p / total
+    q = np.clip(share, loss.epsilon, 1 - loss.epsilon)
+    active = np.where(q == share, goal, 0.0)
+    value = -special.xlogy(goal, q).sum(axis=-1)
+    return value, active.sum(axis=-1, keepdims=True) / total - np.divide(
+        active, p, out=np.zeros_like(p), where=active != 0
     )
-    np.testing.assert_allclose(gradient, (1 - y) * special.expit(p) - y * special.expit(-p), rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("spread", [1.0, 100.0])
-def test_scipy_log_softmax(spread):
-    y, p = operands(fl.SparseCategoricalCrossentropy(from_logits=True), spread)
-    own, gradient = fl.sparse_categorical_crossentropy.value_and_grad(y, p, from_logits=True, reduction="none")
-    rows = np.arange(len(y))
-    close(own, -special.log_softmax(p, axis=-1)[rows, y], 1.0)
-    expected = special.softmax(p, axis=-1)
-    expected[rows, y] -= 1
-    close(gradient, expected, 1.0)
+def scipy_sparse_categorical_crossentropy(loss, y, p):
+    value, grad = scipy_categorical_crossentropy(loss, np.asarray(np.arange(p.shape[-1]) == y[:, None], float), p)
+    keep = counted(loss, y)
+    return np.where(keep, value, 0.0), np.where(keep[:, None], grad, 0.0)
+
+
+SCIPY = {name.removeprefix("scipy_"): function for name, function in globals().items() if name.startswith("scipy_")}
+
+
+@every_loss
+def test_scipy(loss):
+    oracle = SCIPY.get(loss.name)
+    if oracle is None:
+        pytest.skip("SciPy has no such function")
+    for y, p in operands(loss):
+        with np.errstate(over="ignore"):
+            value, grad = oracle(loss, y, p)
+        ours = with_reduction(loss, "none").value_and_grad(y, p)
+        close(ours[0], value, "value")
+        close(ours[1], grad, "gradient")
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_logsumexp(classes):
+    """-log p[y] = logsumexp(x) - x[y], for any class and any shift."""
+    x = np.random.default_rng(0).normal(0, 3, (50, classes)) + np.linspace(-500, 500, 50)[:, None]
+    y = np.arange(50) % classes
+    losses = LOSSES["sparse_categorical_crossentropy"](from_logits=True, reduction="none")(y, x)
+    close(losses, special.logsumexp(x, axis=1) - x[np.arange(50), y], "value")
+
+
+# -- scikit-learn --------------------------------------------------------------------------------------------
+
+
+@every_loss
+def test_scikit_learn_kernels(loss):
+    """`sklearn._loss`, named by ``peers.scikit_learn``: value, gradient and, where it is exact there, Hessian."""
+    from sklearn._loss import loss as kernels
+
+    name, *rest = loss.peers.scikit_learn.split() or [""]
+    if not name:
+        pytest.skip("scikit-learn has no such loss")
+    factor, conditions = float(rest[0]), rest[1:]
+    base = {f.name: f.default for f in dataclasses.fields(loss)}
+    asked = inspect.signature(getattr(kernels, name)).parameters
+    differs = [
+        f for f, default in base.items() if getattr(loss, f) != default and f not in (*conditions, *asked, "epsilon")
+    ]
+    if differs or not all(getattr(loss, condition) for condition in conditions):
+        pytest.skip(f"scikit-learn's {name} has no such parameters")
+    shared = {key: getattr(loss, key) for key in asked if hasattr(loss, key)}
+    y, p = plain(loss, (60, 5) if is_rowwise(loss) else (300,), np.random.default_rng(22))
+    kernel = getattr(kernels, name)(**shared, **({"n_classes": 5} if "n_classes" in asked else {}))
+    target = y.astype(np.float64)
+    ours = with_reduction(loss, "none").value_grad_and_hess(y, p)
+    close(ours[0], factor * kernel.loss(y_true=target, raw_prediction=p), "value")
+    gradient, hessian = kernel.gradient_hessian(y_true=target, raw_prediction=p)
+    close(ours[1], factor * gradient, "gradient")
+    if not kernel.approx_hessian:
+        close(ours[2], factor * hessian, "Hessian")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [("mean_squared_error", metrics.mean_squared_error), ("mean_absolute_error", metrics.mean_absolute_error)],
+)
+def test_scikit_learn_metrics(name, metric):
+    """Its weighted average is reduction="weighted_mean"."""
+    rng = np.random.default_rng(23)
+    y, p, weight = rng.normal(size=100), rng.normal(size=100), rng.uniform(0, 2, 100)
+    assert LOSSES[name]()(y, p) == pytest.approx(metric(y, p), rel=1e-13)
+    assert LOSSES[name](reduction="weighted_mean")(y, p, weight) == pytest.approx(
+        metric(y, p, sample_weight=weight), rel=1e-13
+    )
+
+
+def test_scikit_learn_log_loss():
+    rng = np.random.default_rng(24)
+    p = rng.dirichlet(np.ones(4), 100)
+    y, weight = rng.integers(0, 4, 100), rng.uniform(0, 2, 100)
+    truth = metrics.log_loss(y, p, sample_weight=weight, labels=range(4))
+    options = {"reduction": "weighted_mean"}
+    one_hot = np.asarray(np.arange(4) == y[:, None], float)
+    assert LOSSES["sparse_categorical_crossentropy"](**options)(y, p, weight) == pytest.approx(truth, rel=1e-12)
+    assert LOSSES["categorical_crossentropy"](**options)(one_hot, p, weight) == pytest.approx(truth, rel=1e-12)
+    x = special.logit(rng.uniform(0.01, 0.99, 100))
+    truth = metrics.log_loss(y > 1, special.expit(x), sample_weight=weight)
+    binary = LOSSES["binary_crossentropy"]
+    assert binary(**options, from_logits=True)(y > 1, x, weight) == pytest.approx(truth, rel=1e-12)
+    assert binary(**options)(y > 1, special.expit(x), weight) == pytest.approx(truth, rel=1e-12)
+
+
+# -- torch and Keras -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torch():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+    return torch
+
+
+@pytest.fixture(scope="module")
+def keras(torch):
+    os.environ["KERAS_BACKEND"] = "torch"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import keras
+    assert keras.backend.backend() == "torch", "Keras was imported with another backend"
+    before = keras.config.floatx(), keras.config.epsilon()
+    keras.config.set_floatx("float64")
+    yield keras
+    keras.config.set_floatx(before[0])
+    keras.config.set_epsilon(before[1])
+
+
+def ask(expression, loss, y, p, torch, **names):
+    """Value per element or row and the gradient of their sum, or None where the peer has no such loss."""
+    parameters = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
+    target = torch.from_numpy(np.array(y))
+    prediction = torch.from_numpy(np.array(p)).requires_grad_()
+    names = {**parameters, "torch": torch, "F": torch.nn.functional, "reduction": "none", **names}
+    result = eval(expression, {**names, "y": target, "p": prediction})
+    if result is None:
+        return None
+    result.sum().backward()
+    return result.detach().numpy(), prediction.grad.numpy()
+
+
+def compare_with(loss, theirs, ours, y, p, what):
+    """Compare where the peer's result is a number: 0 * inf is NaN to torch and Keras, and 0 to us."""
+    keep = np.isfinite(theirs[0]) & counted(loss, y)
+    assert keep.mean() > 0.5
+    close(ours[0][keep], theirs[0][keep], f"{what}: value")
+    smooth = keep[:, None] & np.isfinite(theirs[1]) if is_rowwise(loss) else keep & np.isfinite(theirs[1])
+    close(ours[1][smooth], theirs[1][smooth], f"{what}: gradient")
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(not PEERS, reason="torch and Keras are compared by `ci/dev.py test --peers`")
+@every_loss
+def test_torch(loss, torch):
+    if not loss.peers.torch:
+        pytest.skip("torch has no such loss")
+    for y, p in operands(loss):
+        theirs = ask(loss.peers.torch, loss, y, p, torch)
+        if theirs is None:
+            pytest.skip("torch has no such loss with these parameters")
+        compare_with(loss, theirs, with_reduction(loss, "none").value_and_grad(y, p), y, p, "torch")
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(not PEERS, reason="torch and Keras are compared by `ci/dev.py test --peers`")
+@every_loss
+def test_keras(loss, torch, keras):
+    if not loss.peers.keras:
+        pytest.skip("Keras has no such loss")
+    keras.config.set_epsilon(getattr(loss, "epsilon", 1e-7))
+    for y, p in operands(loss):
+        theirs = ask(loss.peers.keras, loss, y, p, torch, keras=keras)
+        if theirs is None:
+            pytest.skip("Keras has no such loss with these parameters")
+        compare_with(loss, theirs, with_reduction(loss, "none").value_and_grad(y, p), y, p, "Keras")
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(not PEERS, reason="torch and Keras are compared by `ci/dev.py test --peers`")
+def test_reductions_of_torch(torch):
+    """torch's mean: ours, and with class weights our weighted mean; ignored rows count for neither."""
+    rng = np.random.default_rng(25)
+    x, y, weight = rng.normal(size=(50, 4)), rng.integers(0, 4, 50), (0.5, 2.0, 0.0, 3.0)
+    y[::5] = -100
+    cross_entropy = torch.nn.functional.cross_entropy
+    for reduction, options in (("mean", {}), ("sum", {}), ("mean", {"weight": weight})):
+        prediction = torch.from_numpy(x.copy()).requires_grad_()
+        given = {"weight": torch.tensor(weight, dtype=torch.float64)} if options else {}
+        theirs = cross_entropy(prediction, torch.from_numpy(y), reduction=reduction, **given)
+        theirs.backward()
+        loss = LOSSES["sparse_categorical_crossentropy"](
+            from_logits=True,
+            ignore_class=-100,
+            class_weight=options.get("weight"),
+            reduction="weighted_mean" if options else reduction,
+        )
+        value, grad = loss.value_and_grad(y, x)
+        assert value == pytest.approx(float(theirs), rel=1e-13)
+        close(grad, prediction.grad.numpy(), "gradient")
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(not PEERS, reason="torch and Keras are compared by `ci/dev.py test --peers`")
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight", "none"])
+def test_reductions_of_keras(reduction, keras):
+    """Weights of the losses' full shape: there Keras divides by the right sum. Its losses average the last axis."""
+    rng = np.random.default_rng(26)
+    y, p, weight = rng.normal(size=(6, 3, 1)), rng.normal(size=(6, 3, 1)), rng.uniform(0, 2, (6, 3))
+    for name, peer in (("MeanSquaredError", keras.losses.MeanSquaredError), ("Huber", keras.losses.Huber)):
+        theirs = peer(reduction=reduction)(y, p, sample_weight=weight).numpy()
+        loss = next(cls for cls in LOSSES.values() if cls.__name__ == name)(reduction=reduction)
+        ours = loss(y[..., 0], p[..., 0], weight)
+        close(np.asarray(ours), theirs, f"{name}, {reduction}")
+
+
+# -- coverage ------------------------------------------------------------------------------------------------
+
+
+def test_every_loss_has_an_oracle_of_its_own():
+    """One that is always asked, and one more in the run with peers."""
+    for name, cls in LOSSES.items():
+        assert name in SCIPY or cls.peers.scikit_learn, name
+        assert cls.peers.torch or cls.peers.keras, name
+
+
+def test_operands_reach_what_peers_get_wrong():
+    """Logits at which torch's and Keras' tails are lost are among those compared (to absolute accuracy there)."""
+    loss = LOSSES["binary_crossentropy"](from_logits=True)
+    assert any((abs(p) >= 30).any() for _, p in operands(loss))
+    assert not takes_probabilities(loss)
+    assert is_indexed(LOSSES["sparse_categorical_crossentropy"])

@@ -21,6 +21,7 @@ import secrets
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,8 @@ MAGIC = b"FLC1"
 #: The one place for compile options. NumPy's error model: a division by zero is inf or NaN, not an exception.
 JIT_OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 _NEEDS_JIT = "fastloss: NUMBA_DISABLE_JIT must be unset; kernels on SIMD vectors cannot run uncompiled"
+#: How temporary files are called, and the seconds after which one is nobody's.
+_TEMPORARY, _ABANDONED_AFTER = ".tmp-", 3600.0
 #: A user hears about compilation only when it takes longer than this (seconds).
 PATIENCE = 1.0
 
@@ -156,9 +159,19 @@ def _read_private(name: str) -> bytes:
         os.close(folder)
 
 
+def _sweep(folder: int) -> None:
+    """Remove what writers that were killed have left, once it is old."""
+    for name in os.listdir(folder):
+        if name.startswith(_TEMPORARY):
+            with contextlib.suppress(OSError):
+                if time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime > _ABANDONED_AFTER:
+                    os.unlink(name, dir_fd=folder)
+
+
 def _write_private(name: str, content: bytes) -> None:
     folder = _open_directory(create=True)
-    temporary = f".tmp-{secrets.token_hex(8)}"
+    _sweep(folder)
+    temporary = f"{_TEMPORARY}{secrets.token_hex(8)}"
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=folder), "wb") as file:

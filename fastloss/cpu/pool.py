@@ -7,6 +7,7 @@ layer is used: none from PyPI is both thread-safe and fork-safe.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -62,17 +63,18 @@ class Pool:
     def _help(self, jobs: queue.SimpleQueue[Any]) -> None:
         while (job := jobs.get()) is not None:
             kernel, arguments, finished = job
-            if kernel(*arguments):
-                finished.release()
+            with contextlib.suppress(Exception):  # a helper that died would never be replaced
+                if kernel(*arguments):
+                    finished.release()
             del job, kernel, arguments, finished
 
     def _ensure(self, helpers: int) -> int:
         """Start threads up to ``helpers``; give how many there are."""
         if self._closing:
             return 0
-        if len(self._helpers) < helpers or not all(helper.is_alive() for helper in self._helpers):
+        # Not by is_alive(): an interrupt in it marks a living thread as stopped (CPython 3.11).
+        if len(self._helpers) < helpers:
             with self._starting:
-                self._helpers = [helper for helper in self._helpers if helper.is_alive()]
                 while len(self._helpers) < helpers:
                     helper = threading.Thread(target=self._help, args=(self._jobs,), name="fastloss", daemon=True)
                     try:
@@ -89,7 +91,7 @@ class Pool:
             for _ in helpers:
                 self._jobs.put(None)
             for helper in helpers:
-                helper.join()
+                helper.join(timeout=1.0)  # they are daemons: one that an interrupt lost track of must not hang the exit
 
     def close(self) -> None:
         """End all helpers for good; later calls run in the caller's thread alone."""

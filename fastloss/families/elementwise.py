@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..dispatch import GRAD, HESS, VALUE
+from ..dispatch import GRAD, HESS, VALUE, backend
 from ..reduction import Weighting, scale_of, weighting
 from ..validate import Array, in_memory, prediction, same_shape, target
 from .loss import Loss
@@ -42,8 +42,7 @@ class ElementwiseLoss(Loss, abstract=True):
         key = (outputs, true, pred, weighted, bypass_cache)
         plan = self._plans.get(key)
         if plan is None:
-            from ..cpu.elementwise import Build, Plan
-
+            sweep = backend("elementwise")
             formula = self.formulas()[self.variant()]
             names = list(inspect.signature(formula).parameters)[2:]
             parameters = [float(getattr(self, name)) for name in names]
@@ -52,7 +51,7 @@ class ElementwiseLoss(Loss, abstract=True):
             # Kernels for the defaults have them written in: 10 % faster on binary cross-entropy.
             fixed = tuple(parameters) if parameters == defaults else None
             losses = bool(outputs & VALUE) and self.reduction == "none"
-            build = Build(
+            build = sweep.Build(
                 formula,
                 fixed,
                 len(parameters),
@@ -65,7 +64,7 @@ class ElementwiseLoss(Loss, abstract=True):
                 weighted,
                 bypass_cache,
             )
-            plan = self._plans[key] = Plan(build, parameters)
+            plan = self._plans[key] = sweep.Plan(build, parameters)
         return plan
 
     def _evaluate(

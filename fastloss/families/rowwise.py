@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..dispatch import GRAD, HESS, VALUE
+from ..dispatch import GRAD, HESS, VALUE, backend
 from ..formula.rows import RowFormula
 from ..messages import rejected
 from ..reduction import Weighting, scale_of, weighting
@@ -59,13 +59,10 @@ class RowwiseLoss(Loss, abstract=True):
         key = (outputs, true, pred, few_classes, bypass_cache)
         plan = self._plans.get(key)
         if plan is None:
-            from ..cpu.row_plan import RowPlan
-            from ..cpu.rowwise import RowBuild
-
             formula = self._formula()
             losses = bool(outputs & VALUE) and self.reduction == "none"
             weighted = getattr(self, "class_weight", None) is not None
-            build = RowBuild(
+            build = backend("rowwise").RowBuild(
                 formula,
                 self.indexed,
                 true,
@@ -78,7 +75,7 @@ class RowwiseLoss(Loss, abstract=True):
                 bypass_cache,
             )
             parameters = [float(getattr(self, name)) for name in formula.parameters]
-            plan = self._plans[key] = RowPlan(build, parameters, few_classes=few_classes)
+            plan = self._plans[key] = backend("row_plan").RowPlan(build, parameters, few_classes=few_classes)
         return plan
 
     def _evaluate(
@@ -123,8 +120,6 @@ class RowwiseLoss(Loss, abstract=True):
         hess: Array | None,
     ) -> tuple[Any, Any, Any]:
         """Run the kernel, through copies where the class axis is not last or an array is not contiguous."""
-        from ..cpu.rowwise_few import most_classes
-
         rows, classes = math.prod(shape), p.shape[axis]
         ignored = getattr(self, "ignore_class", None)
         if self.indexed:
@@ -136,7 +131,7 @@ class RowwiseLoss(Loss, abstract=True):
         grad_ready, hess_ready = buffer_like(grad_last, "C"), buffer_like(hess_last, "C")
         computing = self._computing(p)
         losses = np.empty(shape, computing) if outputs & VALUE and self.reduction == "none" else None
-        few = 0 < classes <= most_classes(computing)
+        few = 0 < classes <= backend("rowwise_few").most_classes(computing)
         row_bytes = classes * p.dtype.itemsize
         bypass = p.nbytes >= BYPASS_CACHE_FROM and row_bytes >= BYPASS_ROWS_FROM and row_bytes % 16 == 0
         bypass = bypass and aligned(grad_ready, hess_ready)
@@ -176,9 +171,8 @@ class RowwiseLoss(Loss, abstract=True):
 
     def _computing(self, p: Array) -> str:
         """Precision of the arithmetic, of weights and of losses."""
-        from ..cpu.rowwise import computing_type
-
-        return computing_type(self._formula(), storage_name(p.dtype) or "float64")
+        computing: str = backend("rowwise").computing_type(self._formula(), storage_name(p.dtype) or "float64")
+        return computing
 
     def _class_axis(self, p: Array) -> int:
         if not p.ndim:

@@ -1,0 +1,109 @@
+"""Formulas at 50 digits: the same formula text on arrays of mpmath numbers.
+
+An operand may carry its own meaning of the primitives in ``formula_namespace`` (that is how SIMD lanes do it);
+`Exact` arrays carry mpmath's.
+"""
+
+from __future__ import annotations
+
+import mpmath
+import numpy as np
+from mpmath import mp
+from sampling import is_rowwise
+
+from fastloss.reference import element_parameters, element_results, row_gradients, row_results, row_values
+
+mp.dps = 50
+
+
+def _log(x):
+    if x != x or x < 0:
+        return mpmath.nan
+    return mpmath.log(x) if x else -mpmath.inf
+
+
+def _log1p(x):
+    return mpmath.log1p(x) if x > -1 else _log(1 + x)
+
+
+#: Every primitive on single mpmath numbers.
+EXACT = {
+    "exp": mpmath.exp,
+    "exp_nonpositive": mpmath.exp,
+    "log": _log,
+    "log1p": _log1p,
+    "log1p_unit": _log1p,
+    "sqrt": lambda x: mpmath.sqrt(x) if x >= 0 else mpmath.nan,
+    "abs": abs,
+}
+
+
+class _Namespace:
+    def __getattr__(self, name):
+        if name == "where":
+            return lambda condition, yes, no: np.where(np.asarray(condition, bool), yes, no).view(Exact)
+        function = np.frompyfunc(EXACT[name], 1, 1)
+        return lambda x: np.asarray(function(np.asarray(x))).view(Exact)
+
+
+def _quotient(left, right):
+    left, right = mpmath.mpf(left), mpmath.mpf(right)
+    if right or left != left:
+        return left / right if right else mpmath.nan
+    return mpmath.sign(left) * mpmath.inf if left else mpmath.nan
+
+
+_divide = np.frompyfunc(_quotient, 2, 1)
+
+
+class Exact(np.ndarray):
+    """An array of mpmath numbers. Unlike mpmath's own, their division by 0 is an infinity."""
+
+    formula_namespace = _Namespace()
+
+    def __truediv__(self, other):
+        return np.asarray(_divide(np.asarray(self), np.asarray(other)), object).view(Exact)
+
+    def __rtruediv__(self, other):
+        return np.asarray(_divide(np.asarray(other), np.asarray(self)), object).view(Exact)
+
+
+def exact(numbers):
+    """The numbers of a float array, as they are."""
+    numbers = np.asarray(numbers, np.float64)
+    return np.array([mpmath.mpf(float(x)) for x in numbers.flat], object).reshape(numbers.shape).view(Exact)
+
+
+def exact_inputs(loss, y, p):
+    """Everything that a loss's formula reads, by name, as `Exact` arrays; and the labels, if any."""
+    if not is_rowwise(loss):
+        values = {**element_parameters(loss, p), "y": y, "p": p}
+        return {name: exact(value) for name, value in values.items()}, None
+    values, labels = row_values(loss, y, p)
+    # The true class's prediction and weight, and the sum of weights, are taken from x and class_weight below.
+    taken = ("target_x", "target_weight", "class_weight_sum")
+    return {name: exact(value) for name, value in values.items() if name not in taken}, labels
+
+
+def exact_results(loss, inputs, labels):
+    """Values, gradients and Hessians, shape (rows, 1) and (rows, classes) or that of p."""
+    if not is_rowwise(loss):
+        formula = loss.formulas()[loss.variant()]
+        results = element_results(formula, inputs, inputs["y"], inputs["p"])
+        return [np.broadcast_to(np.asarray(result, object), inputs["p"].shape) for result in results]
+    values = {**inputs, "class_weight_sum": np.asarray(inputs["class_weight"]).sum()}
+    if labels is not None:
+        own = np.take_along_axis(np.asarray(inputs["x"]), labels, -1)
+        weights = np.asarray(inputs["class_weight"])[labels]
+        values |= {"target_x": own.view(Exact), "target_weight": weights.view(Exact)}
+    formula = loss.row_formulas()[loss.variant()]
+    value, values = row_results(formula, values)
+    return [np.asarray(value), *row_gradients(formula, values, labels)]
+
+
+def ulp(numbers, dtype):
+    """Distance between neighbouring numbers of a dtype at each (mpmath or float) number, as float64."""
+    information = np.finfo(dtype)
+    smallest = float(information.tiny)
+    magnitudes = np.maximum(np.abs(np.asarray(numbers, np.float64)), smallest)
+    return np.exp2(np.floor(np.log2(magnitudes)) - information.nmant)

@@ -1,0 +1,64 @@
+"""Every example in a docstring runs, and every public name has one."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+from catalogue import LOSSES
+
+import fastloss as fl
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+#: Commands, not library: they have tests of their own, and import what only an extra installs.
+COMMANDS = ("fastloss.__main__", "fastloss.demo", "fastloss.bench")
+MODULES = [
+    info.name
+    for info in pkgutil.walk_packages(fl.__path__, "fastloss.")
+    if not any(info.name == c or info.name.startswith(c + ".") for c in COMMANDS)
+]
+PUBLIC = [name for name, value in vars(fl).items() if not name.startswith("_") and not inspect.ismodule(value)]
+
+
+def examples_of(docstring, name):
+    return doctest.DocTestParser().get_doctest(docstring or "", {}, name, None, 0)
+
+
+def run(test):
+    failures = []
+    doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=failures.append)
+    assert not failures, "".join(failures)
+
+
+@pytest.mark.parametrize("module", ["fastloss", *MODULES])
+def test_examples_of_a_module(module):
+    for test in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(module)):
+        run(test)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_has_an_example_that_runs(name):
+    test = examples_of(inspect.getdoc(getattr(fl, name)), name)
+    assert test.examples
+    run(test)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_are_public(name):
+    assert name in PUBLIC
+    assert LOSSES[name].__name__ in PUBLIC
+    assert all(alias in PUBLIC for alias in LOSSES[name].aliases)
+
+
+def test_the_registry_has_an_example_that_runs():
+    for function in (fl.losses.registry, fl.get_num_threads, fl.set_num_threads):
+        test = examples_of(inspect.getdoc(function), function.__name__)
+        assert test.examples
+        run(test)
+
+
+def test_the_number_of_threads_is_left_as_it_was():
+    before = fl.get_num_threads()
+    run(examples_of(inspect.getdoc(fl.set_num_threads), "set_num_threads"))
+    assert fl.get_num_threads() == before

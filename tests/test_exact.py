@@ -1,0 +1,271 @@
+"""Accuracy against 50 digits, from which nothing hides behind a second implementation's roundings.
+
+What counts as well conditioned is measured, not assumed. Every number that a formula reads (target, prediction,
+parameter, class weight) is moved by half an ulp of the working precision, one at a time and both ways, and the exact
+result is computed again: the sum of the changes, in ulp of the result, is what rounding the inputs alone would do
+(`sensitivity`). Hard targets (0 and 1), numbers that are 0 and parameters at their defaults are exact and not
+moved, so that cancellation against a one-hot target is not excused. A clip margin is moved by half an ulp of 1,
+because the bound that counts is the rounded 1 - epsilon.
+
+Where the sensitivity is at most 1 ulp, an element's result must be within 4 ulp. Elsewhere it must be within
+4 ulp and 8 times the sensitivity: the formula may not lose more than its inputs do. Results below the smallest
+normal number may be flushed to zero.
+"""
+
+import dataclasses
+
+import mpmath
+import numpy as np
+import pytest
+from exact import Exact, exact_inputs, exact_results, ulp
+from sampling import (
+    DTYPES,
+    LOSSES,
+    cast,
+    extreme,
+    formula_configurations,
+    is_indexed,
+    is_rowwise,
+    label_of,
+    plain,
+    takes_probabilities,
+    variants,
+    with_reduction,
+)
+
+ALL = [pytest.param(loss, id=label_of(loss)) for cls in LOSSES.values() for loss in formula_configurations(cls)]
+VARIANTS = [pytest.param(loss, id=label_of(loss)) for cls in LOSSES.values() for loss in variants(cls)]
+WORKING = [np.float32, np.float64]
+
+ULPS = 4
+HESSIAN_ULPS = 6  # of Hessians nobody asks more than this
+WELL_CONDITIONED = 1.0
+EXPLAINED = 8.0
+#: Relative accuracy of a reduced value; a single loss is held to ulps.
+VALUE = {np.float32: 1e-7, np.float64: 1e-14}
+
+
+# -- how much the exact result depends on its inputs ---------------------------------------------------------
+
+
+def half_ulps(loss, name, numbers, dtype):
+    """Half an ulp of each number; 0 for numbers that are exact."""
+    half = mpmath.mpf(2) ** (-np.finfo(dtype).nmant - 1)
+    fields = {field.name: field for field in dataclasses.fields(loss)}
+    fixed = name == "classes" or (name in fields and getattr(loss, name) == fields[name].default)
+    if fixed and not _is_margin(fields.get(name)):
+        return np.full(numbers.shape, mpmath.mpf(0), object)
+    if _is_margin(fields.get(name)):
+        return np.full(numbers.shape, half, object)
+    exact = (0, 1) if name == "y" else (0,)
+    steps = [mpmath.mpf(0) if number in exact else abs(number) * half for number in numbers.ravel()]
+    return np.array(steps, object).reshape(numbers.shape)
+
+
+def _is_margin(field):
+    return field is not None and field.metadata["rule"].words == "in (0, 0.5)"
+
+
+def moved(loss, inputs, dtype):
+    """Pairs of inputs with one number of every element or row moved half an ulp up and down."""
+    for name, numbers in inputs.items():
+        numbers = np.asarray(numbers, object)
+        steps = half_ulps(loss, name, numbers, dtype)
+        per_class = is_rowwise(loss) and numbers.ndim
+        for position in range(numbers.shape[-1]) if per_class else [slice(None)]:
+            step = np.full(numbers.shape, mpmath.mpf(0), object)
+            step[(..., position) if numbers.ndim else ()] = steps[(..., position) if numbers.ndim else ()]
+            if np.any(step != 0):
+                yield tuple({**inputs, name: np.asarray(numbers + d, object).view(Exact)} for d in (step, -step))
+
+
+def distance(left, right):
+    """|left - right| of exact numbers, as float64; 0 where both are the same infinity."""
+    flat = zip(np.asarray(left, object).flat, np.asarray(right, object).flat, strict=True)
+    differences = [0.0 if a == b else float(abs(mpmath.mpf(a) - mpmath.mpf(b))) for a, b in flat]
+    return np.array(differences).reshape(np.shape(left))
+
+
+def sensitivity(loss, inputs, labels, results, dtype):
+    """What moving every input by half an ulp does to value, gradient and Hessian, in ulp."""
+    changes = [np.zeros(np.shape(result)) for result in results]
+    for pair in moved(loss, inputs, dtype):
+        others = [exact_results(loss, one, labels) for one in pair]
+        for change, result, up, down in zip(changes, results, *others, strict=True):
+            with np.errstate(over="ignore", invalid="ignore"):
+                step = np.fmax(distance(up, result), distance(down, result)) / ulp_of(result, dtype)
+                change += np.where(np.isnan(step), 0.0, step)  # inf / inf: beyond the largest number anyway
+    return changes
+
+
+def ulp_of(results, dtype):
+    return ulp(np.array([float(x) for x in np.asarray(results, object).flat]).reshape(np.shape(results)), dtype)
+
+
+def errors(actual, results, dtype):
+    """|actual - exact| in ulp; what overflows must be infinite, what underflows may be 0."""
+    limits = np.finfo(dtype)
+    expected = np.array([float(x) for x in np.asarray(results, object).flat]).reshape(np.shape(results))
+    actual = np.asarray(actual, np.float64)
+    infinite = np.copysign(np.inf, expected)
+    large = abs(expected) > float(limits.max) * (1 - 2.0**-limits.nmant)
+    found = np.zeros(np.shape(expected))
+    fine = np.isfinite(actual) & np.isfinite(expected) & ~large
+    found[fine] = distance(exact_of(actual[fine]), np.asarray(results, object)[fine])
+    flushed = (abs(expected) < 2 * float(limits.tiny)) & (actual == 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.where(flushed, 0.0, found / ulp(expected, dtype))
+    return np.where(fine | (large & (actual == infinite)), found, np.inf)
+
+
+def exact_of(numbers):
+    return np.array([mpmath.mpf(float(x)) for x in numbers], object)
+
+
+# -- the comparison ------------------------------------------------------------------------------------------
+
+
+def judge(loss, y, p, rows=slice(None)):
+    """Compare a sum's value, losses, gradient and Hessian with the exact ones; give the share well conditioned."""
+    dtype = p.dtype.type
+    inputs, labels = exact_inputs(loss, y, p)
+    exact = exact_results(loss, inputs, labels)
+    spread = sensitivity(loss, inputs, labels, exact, dtype)
+    counted = kept(loss, y)
+    # A smoothed target, y (1 - s) + s / classes, is itself rounded, which no input shows; the gradient is its
+    # difference from a probability. Both are of scale 1: 1 ulp of 1 is for that.
+    uniform = np.full(1, np.finfo(dtype).eps if getattr(loss, "label_smoothing", 0.0) > 0.0 else 0.0)
+    losses, gradient, hessian = with_reduction(loss, "none").value_grad_and_hess(y, p)
+    actual = (losses.reshape(exact[0].shape), gradient, hessian)
+    well_conditioned = 0
+    for what, result, right, change in zip(("value", "grad", "hess"), actual, exact, spread, strict=True):
+        assert all(number == number for number in np.asarray(right)[counted].flat), f"{what}: the formula gives NaN"
+        error, change = errors(result, right, dtype)[counted], change[counted]
+        well = change <= WELL_CONDITIONED
+        well_conditioned += well.sum()
+        base = HESSIAN_ULPS if what == "hess" else ULPS
+        with np.errstate(over="ignore"):
+            allowed = base + np.where(well, 0.0, EXPLAINED * change) + uniform / ulp_of(right, dtype)[counted]
+        worst = int(np.argmax(~(error <= allowed)))
+        assert (error <= allowed).all(), (
+            f"{what}: {error.flat[worst]:.3g} ulp off, inputs explain {change.flat[worst]:.3g}; "
+            f"got {np.asarray(result, float)[counted].flat[worst]!r}, "
+            f"exact {float(np.asarray(right, object)[counted].flat[worst])!r}"
+        )
+    return well_conditioned / sum(np.size(result[counted]) for result in actual)
+
+
+def flags(loss):
+    """The configuration's parameters that are True or False."""
+    return {field.name: value for field in dataclasses.fields(loss) if type(value := getattr(loss, field.name)) is bool}
+
+
+def kept(loss, y):
+    """Rows (elements) that are not ignored."""
+    ignored = getattr(loss, "ignore_class", None)
+    return y != ignored if is_indexed(loss) and ignored is not None else np.ones(y.shape[:1], bool)
+
+
+@pytest.mark.parametrize("dtype", WORKING)
+@pytest.mark.parametrize("loss", ALL)
+def test_plain_operands(loss, dtype):
+    y, p = cast(*plain(loss, (40, 5) if is_rowwise(loss) else (200,), np.random.default_rng(5)), np.dtype(dtype))
+    share = judge(loss, y, p)
+    assert share > 0.2 or loss != type(loss)(**flags(loss))
+
+
+@pytest.mark.parametrize("dtype", WORKING)
+@pytest.mark.parametrize("loss", ALL)
+def test_extreme_operands(loss, dtype):
+    y, p = cast(*extreme(loss, dtype), np.dtype(dtype))
+    judge(loss, y, p)
+
+
+@pytest.mark.parametrize("dtype", WORKING)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("loss", VARIANTS)
+def test_reduced_value(loss, reduction, dtype):
+    """One number of many losses: 1e-7 in float32, 1e-14 in float64."""
+    loss = with_reduction(loss, reduction)
+    y, p = cast(*plain(loss, (300, 5), np.random.default_rng(6)), np.dtype(dtype))
+    exact = exact_results(loss, *exact_inputs(loss, y, p))[0][kept(loss, y)]
+    truth = sum(exact.flat) / (exact.size if reduction == "mean" else 1)
+    value = loss.value_grad_and_hess(y, p)[0]
+    assert abs(value - truth) <= VALUE[dtype] * truth
+
+
+@pytest.mark.parametrize("dtype", WORKING)
+@pytest.mark.parametrize("loss", VARIANTS)
+def test_gradient_of_a_mean(loss, dtype):
+    """The normaliser's own rounding stays within the 4 ulp."""
+    y, p = cast(*plain(loss, (30, 5) if is_rowwise(loss) else (150,), np.random.default_rng(7)), np.dtype(dtype))
+    inputs, labels = exact_inputs(loss, y, p)
+    exact = exact_results(loss, inputs, labels)
+    counted = kept(loss, y)
+    change = sensitivity(loss, inputs, labels, exact, dtype)[1]
+    losses = exact[0][counted].size
+    error = errors(loss.value_grad_and_hess(y, p)[1], np.asarray(exact[1], object) / losses, dtype)
+    assert error[counted][change[counted] <= WELL_CONDITIONED].max(initial=0.0) <= ULPS
+
+
+@pytest.mark.parametrize("dtype", WORKING)
+@pytest.mark.parametrize("classes", [1, 2, 31, 32, 33, 47, 48, 49, 70, 1000])
+@pytest.mark.parametrize("name", [name for name, cls in LOSSES.items() if cls.family == "rowwise"])
+def test_logits_of_many_classes(name, classes, dtype):
+    """Logits in [-1/2, 1/2] are well conditioned, whatever their number: each moves a gradient by 1/2 ulp at most."""
+    loss = LOSSES[name](from_logits=True, reduction="sum")
+    rng = np.random.default_rng(classes)
+    y, _ = plain(loss, (3, classes), rng)
+    x = rng.uniform(-0.5, 0.5, (3, classes)).astype(dtype)
+    if not is_indexed(loss):
+        y = np.asarray(np.arange(classes) == rng.integers(0, classes, (3, 1)), dtype)
+    exact = exact_results(loss, *exact_inputs(loss, y, x))
+    value, *results = loss.value_grad_and_hess(y, x)
+    for result, right in zip(results, exact[1:], strict=True):
+        assert errors(result, right, dtype).max() <= ULPS
+    assert errors([[value]], [[sum(exact[0].flat)]], dtype).max() <= ULPS
+
+
+@pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
+@pytest.mark.parametrize("loss", VARIANTS)
+def test_narrow_results_are_wide_results_rounded_once(loss, narrow):
+    """float32's, or float64's where a formula computes in float64 whatever it is given."""
+    rng = np.random.default_rng(8)
+    wide = "float64" if is_rowwise(loss) and takes_probabilities(loss) else "float32"
+    for y, p in (plain(loss, (50, 5), rng), extreme(loss, np.float32)):
+        y, p = cast(y, p, DTYPES[narrow])
+        value, *results = loss.value_grad_and_hess(y, p)
+        expected_value, *expected = loss.value_grad_and_hess(*cast(y, p, DTYPES[wide]))
+        np.testing.assert_equal(value, expected_value)
+        for result, right in zip(results, expected, strict=True):
+            assert result.dtype == DTYPES[narrow]
+            with np.errstate(over="ignore", under="ignore"):
+                rounded = right.astype(DTYPES[narrow])
+            np.testing.assert_array_equal(result.astype(np.float32), rounded.astype(np.float32))
+
+
+# -- the comparison finds what is wrong ----------------------------------------------------------------------
+
+
+class _Off:
+    """A loss whose gradient is some ulp off."""
+
+    def __init__(self, loss, ulps):
+        self.loss, self.ulps = loss, ulps
+
+    def value_grad_and_hess(self, y, p):
+        value, grad, hess = self.loss.value_grad_and_hess(y, p)
+        return value, grad + (self.ulps * np.spacing(grad)).astype(grad.dtype), hess
+
+
+@pytest.mark.parametrize("dtype", WORKING)
+def test_a_gradient_off_by_some_ulp_is_found(dtype, monkeypatch):
+    """On one loss of each family and both precisions."""
+    for loss in (LOSSES["huber"](), LOSSES["sparse_categorical_crossentropy"](from_logits=True)):
+        y, p = cast(*plain(loss, (40, 5) if is_rowwise(loss) else (200,), np.random.default_rng(5)), np.dtype(dtype))
+        judge(loss, y, p)
+        with monkeypatch.context() as patch:
+            off = _Off(with_reduction(loss, "none"), 6)
+            patch.setitem(judge.__globals__, "with_reduction", lambda loss, reduction, off=off: off)
+            with pytest.raises(AssertionError, match="grad"):
+                judge(loss, y, p)

@@ -1,0 +1,559 @@
+"""What a process may do to the library, and the library to a process: threads, forks, interrupts, memory, kernel cache.
+
+Programs run in processes of their own, with warnings as errors; a hang is a failure by its time limit.
+"""
+
+import copy
+import dataclasses
+import itertools
+import os
+import pickle
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import guard_pages
+import numpy as np
+import pytest
+from catalogue import CALLS, LOSSES, case_id, operands, variant_cases
+from fresh_process import program, run
+
+import fastloss as fl
+
+every_loss = pytest.mark.parametrize("name", LOSSES)
+posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+#: Work for several threads in every family.
+LARGE = (60_000, 10)
+
+
+# -- importing -------------------------------------------------------------------------------------
+
+
+def test_importing_loads_no_compiler():
+    loaded = run(
+        program(
+            """
+            import pickle, sys
+            import fastloss as fl
+            for name, loss in fl.losses.registry().items():
+                assert pickle.loads(pickle.dumps(loss())) == loss()
+                repr(loss()), hash(loss()), getattr(fl, name).__doc__
+            print(sorted({m.split(".")[0] for m in sys.modules} & {"numba", "llvmlite", "cupy", "scipy", "torch"}))
+            """
+        )
+    )
+    assert loaded == "[]\n"
+
+
+# -- the number of threads -------------------------------------------------------------------------
+
+
+def test_set_num_threads(set_threads):
+    for count in (1, 3, np.int64(2)):
+        set_threads(count)
+        assert fl.get_num_threads() == count
+        assert type(fl.get_num_threads()) is int
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.0, True, "2", None, float("nan"), np.ones((2, 2))], ids=repr)
+def test_set_num_threads_refuses(count):
+    before = fl.get_num_threads()
+    with pytest.raises(ValueError, match=r"^set_num_threads: count must be .*; got .*") as caught:
+        fl.set_num_threads(count)
+    assert "\n" not in str(caught.value)
+    assert fl.get_num_threads() == before
+
+
+NO_LIMITS = {"FASTLOSS_NUM_THREADS": None, "OMP_NUM_THREADS": None, "NUMBA_NUM_THREADS": None}
+
+
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [
+        ({"FASTLOSS_NUM_THREADS": 3}, 3),
+        ({"FASTLOSS_NUM_THREADS": 3, "OMP_NUM_THREADS": 1, "NUMBA_NUM_THREADS": 1}, 3),
+        ({"OMP_NUM_THREADS": "1,4"}, 1),
+        ({"NUMBA_NUM_THREADS": 1}, 1),
+    ],
+    ids=str,
+)
+def test_the_environment_limits_threads(variables, threads):
+    assert run("import fastloss as fl; print(fl.get_num_threads())", **{**NO_LIMITS, **variables}) == f"{threads}\n"
+
+
+@pytest.mark.parametrize("text", ["", "0", "-2", "many", "1.5", " "])
+def test_nonsense_in_the_environment_is_no_limit(monkeypatch, text):
+    from fastloss.cpu import pool
+
+    for name in NO_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    before = pool.default_threads()
+    for name in NO_LIMITS:
+        monkeypatch.setenv(name, text)
+    assert pool.default_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
+def test_affinity_limits_threads():
+    pinned = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    assert run(pinned + "import fastloss as fl; print(fl.get_num_threads())", **NO_LIMITS) == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads"), [("max 100000", 8), ("150000 100000", 2), ("1000 100000", 1), ("nonsense", 8)]
+)
+def test_a_cgroup_limits_threads(monkeypatch, tmp_path, quota, threads):
+    from fastloss.cpu import pool
+
+    for name in NO_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(pool, "open", lambda path, **options: (tmp_path / "cpu.max").open(**options), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert pool.default_threads() == threads
+
+
+def test_numba_keeps_its_own_setting(set_threads):
+    import numba
+
+    before = numba.get_num_threads(), numba.config.NUMBA_NUM_THREADS
+    set_threads(7)
+    fl.mean_squared_error(*operands("mean_squared_error", LARGE))
+    assert (numba.get_num_threads(), numba.config.NUMBA_NUM_THREADS) == before
+
+
+# -- many threads ----------------------------------------------------------------------------------
+
+
+def results_of(loss, y, p):
+    """Everything that a loss gives, as bytes."""
+    return [np.asarray(result).tobytes() for result in loss.value_grad_and_hess(y, p)]
+
+
+@pytest.mark.parametrize(("name", "parameters"), variant_cases(LOSSES), ids=case_id)
+def test_any_number_of_threads_gives_the_same_bits(set_threads, name, parameters):
+    loss = LOSSES[name](**parameters)
+    y, p = operands(name, LARGE, "float32")
+    set_threads(1)
+    right = results_of(loss, y, p)
+    for threads in (2, 3, 8, 64):
+        set_threads(threads)
+        for _ in range(3):
+            assert results_of(loss, y, p) == right
+
+
+def calls_at_once(threads, rounds):
+    """Every loss at three sizes, from many Python threads at once, against the results of one thread alone."""
+    work = [
+        (LOSSES[name](), *operands(name, shape, "float32")) for name in LOSSES for shape in [(2, 4), (2000, 10), LARGE]
+    ]
+    right = [results_of(*case) for case in work]
+    start = threading.Barrier(threads)
+
+    def one_thread(number):
+        start.wait()
+        order = np.random.default_rng(number).permutation(len(work) * rounds) % len(work)
+        return sum(results_of(*work[i]) != right[i] for i in order)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(one_thread, range(threads)))
+
+
+def test_calls_from_many_threads_at_once(set_threads):
+    set_threads(3)
+    assert calls_at_once(threads=8, rounds=3) == 0
+
+
+@pytest.mark.soak
+def test_calls_from_many_threads_at_once_for_long(set_threads):
+    set_threads(3)
+    assert calls_at_once(threads=64, rounds=50) == 0
+
+
+def test_first_calls_from_many_threads_at_once():
+    run(
+        program(
+            """
+            import threading
+            import numpy as np
+            import fastloss as fl
+
+            loss, results, start = fl.Huber(), [], threading.Barrier(6)
+            def call():
+                start.wait()
+                results.append(loss.value_and_grad([0.0, 1.0], [3.0, 1.5])[0])
+            threads = [threading.Thread(target=call) for _ in range(6)]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+            assert results == [(2.5 + 0.125) / 2] * 6, results
+            """
+        ),
+        FASTLOSS_DISABLE_CACHE=1,
+    )
+
+
+def test_without_a_thread_to_be_had_the_caller_works_alone():
+    run(
+        program(
+            WORK,
+            """
+            def refuse(self):
+                raise RuntimeError("can't start new thread")
+            threading.Thread.start = refuse
+            assert right()
+            """,
+        ),
+        FASTLOSS_DISABLE_CACHE=1,
+    )
+
+
+#: A large call, and whether it gives the right numbers.
+WORK = """
+    import os, signal, sys, threading, time
+    import numpy as np
+    import fastloss as fl
+
+    fl.set_num_threads(3)
+    loss, y, p = fl.MeanSquaredError(reduction="sum"), np.zeros(600_000), np.ones(600_000)
+    def right(out=None):
+        value, grad = loss.value_and_grad(y, p, out=out)
+        return value == 600_000.0 and bool(np.all(grad == 2.0))
+"""
+#: NumPy's own threads would make Python warn at a fork.
+ALONE = {"OPENBLAS_NUM_THREADS": 1}
+
+# -- fork ------------------------------------------------------------------------------------------
+
+IN_CHILD = """
+    def in_child(check):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # a child that hangs dies
+            os._exit(0 if check() else 1)
+        return os.waitpid(child, 0)[1] == 0
+"""
+
+
+@posix
+def test_fork_while_helpers_exist():
+    run(
+        program(
+            WORK,
+            IN_CHILD,
+            """
+            assert right()
+            assert in_child(right)
+            assert right()
+            assert in_child(lambda: right() and in_child(right))
+            # a kernel that the child compiles
+            assert in_child(lambda: fl.mean_absolute_error(y, p) == 1.0 and right())
+            assert right()
+            """,
+        ),
+        **ALONE,
+    )
+
+
+FORK_WHILE_BUSY = """
+    import warnings
+    warnings.simplefilter("ignore")  # that there are threads is the point
+    assert right()
+    wrong, done = [], threading.Event()
+    def busy():
+        out = np.empty(600_000)
+        while not done.is_set():
+            if not right(out): wrong.append(True)
+    threads = [threading.Thread(target=busy) for _ in range(3)]
+    for thread in threads: thread.start()
+    for _ in range(int(sys.argv[1])):
+        assert in_child(right)
+    done.set()
+    for thread in threads: thread.join()
+    assert not wrong
+"""
+
+
+@posix
+def test_fork_while_other_threads_are_in_calls():
+    run(program(WORK, IN_CHILD, FORK_WHILE_BUSY), 15)
+
+
+@posix
+@pytest.mark.soak
+def test_fork_while_other_threads_are_in_calls_for_long():
+    run(program(WORK, IN_CHILD, FORK_WHILE_BUSY), 10_000, timeout=3600)
+
+
+FORK_WHILE_COMPILING = """
+    import warnings
+    warnings.simplefilter("ignore")
+    def compile_some():
+        for kind in (fl.Huber, fl.MeanAbsoluteError, fl.BinaryCrossentropy):
+            kind().value_grad_and_hess(y, p)
+    thread = threading.Thread(target=compile_some)
+    thread.start()
+    for pause in (0.0, 0.01, 0.03, 0.1):
+        time.sleep(pause)
+        assert in_child(right)
+    thread.join()
+    assert right()
+"""
+
+
+@posix
+def test_fork_while_another_thread_compiles():
+    run(program(WORK, IN_CHILD, "assert right()", FORK_WHILE_COMPILING), FASTLOSS_DISABLE_CACHE=1)
+
+
+@posix
+def test_fork_while_another_thread_makes_the_first_call():
+    """That call imports modules, and a module's lock would stay taken in the child."""
+    run(program(WORK, IN_CHILD, FORK_WHILE_COMPILING), FASTLOSS_DISABLE_CACHE=1)
+
+
+@pytest.mark.parametrize("method", ["spawn", pytest.param("fork", marks=posix)])
+def test_multiprocessing(tmp_path, method):
+    script = tmp_path / "main.py"
+    script.write_text(
+        program(
+            WORK,
+            """
+            import multiprocessing
+            def work(task):
+                loss, function, number = task
+                return loss.value_and_grad(y, p * number)[0], function(y, p * number), loss
+            if __name__ == "__main__":
+                assert right()
+                tasks = [(loss, fl.mean_squared_error, number) for number in range(4)]
+                with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+                    assert pool.map(work, tasks) == [(n * n * 600_000.0, n * n, loss) for n in range(4)]
+                assert right()
+            """,
+        )
+    )
+    run(script, method, **ALONE)
+
+
+# -- the end of the interpreter ---------------------------------------------------------------------
+
+
+def test_a_call_while_the_interpreter_ends():
+    printed = run(
+        program(
+            WORK,
+            """
+            import atexit
+            atexit.register(lambda: print("at exit", right(), fl.mean_absolute_error(y, p)))
+            def late():
+                threading.main_thread().join()
+                print("after the main thread", right())
+            threading.Thread(target=late).start()
+            assert right()
+            """,
+        )
+    )
+    assert printed.splitlines() == ["after the main thread True", "at exit True 1.0"]
+
+
+def test_daemon_threads_in_calls_when_the_interpreter_ends():
+    run(
+        program(
+            WORK,
+            """
+            def forever():
+                while True: right()
+            for _ in range(3): threading.Thread(target=forever, daemon=True).start()
+            time.sleep(0.1)
+            """,
+        )
+    )
+
+
+# -- interrupts ------------------------------------------------------------------------------------
+
+INTERRUPTS = """
+    rng, calls, late = np.random.default_rng(0), 0, 0
+    right()
+    for _ in range(int(sys.argv[1])):
+        buffers = [np.zeros(600_000), np.zeros(600_000)]
+        try:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 4e-3), 5.0)  # again if one is swallowed
+            while True:
+                assert right(buffers[0])
+                calls += 1
+                buffers.reverse()
+        except KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            seen = [buffer.copy() for buffer in buffers]
+            time.sleep(0.002)
+            late += any(not np.array_equal(a, b) for a, b in zip(seen, buffers))
+            for buffer in buffers: buffer[:] = 0
+    assert late == 0 and right(), late
+    print(calls)
+"""
+RAISE = """
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGALRM, interrupt)
+"""
+needs_timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+
+
+@needs_timers
+def test_nothing_is_written_after_an_interrupt():
+    assert int(run(program(WORK, RAISE, INTERRUPTS), 400, timeout=60)) > 50
+
+
+@needs_timers
+@pytest.mark.soak
+def test_nothing_is_written_after_many_interrupts():
+    run(program(WORK, RAISE, INTERRUPTS), 100_000, timeout=3600)
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+needs_guard_pages = pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+KILLED = {signal.SIGSEGV, signal.SIGBUS} if sys.platform != "win32" else set()
+
+
+@needs_guard_pages
+@pytest.mark.parametrize("at_end", [True, False])
+@pytest.mark.parametrize("access", ["array[item]", "array[item] = 1"])
+def test_one_element_too_far_ends_the_process(at_end, access):
+    beside = f"""
+        import numpy as np
+        from guard_pages import fenced
+        array, step = fenced(np.zeros(5, "float32"), {at_end}), 4 if {at_end} else -4
+        array = np.lib.stride_tricks.as_strided(array, (6,), (step,))
+        inside, beside = range(5 if {at_end} else 1), 5 if {at_end} else 1
+        for item in inside: {access}
+        print("inside", flush=True)
+        item = beside
+        {access}
+    """
+    assert run(program(beside), died_of=KILLED) == "inside\n"
+
+
+@needs_guard_pages
+def test_a_canary_notices_a_write_within_the_page():
+    array = guard_pages.fenced(np.zeros(5, "float32"))
+    assert guard_pages.intact(array)
+    np.lib.stride_tricks.as_strided(array, (2,), (-4,))[1] = 1
+    assert not guard_pages.intact(array)
+
+
+@needs_guard_pages
+@every_loss
+def test_kernels_stay_within_their_arrays(name):
+    printed = run(Path(guard_pages.__file__), name, timeout=300)
+    assert len(printed.splitlines()) > 100
+
+
+# -- losses and functions as values ----------------------------------------------------------------
+
+
+def configured(name):
+    """A loss with no parameter at its default, where another value is known."""
+    loss = LOSSES[name]
+    values = {
+        "delta": 0.5,
+        "from_logits": True,
+        "label_smoothing": 0.1,
+        "class_weight": [1, 2, 3, 4, 5],
+        "pos_weight": 2,
+    }
+    values |= {"reduction": "mean_with_sample_weight", "ignore_class": -1, "epsilon": 1e-3}
+    return loss(**{field.name: values[field.name] for field in dataclasses.fields(loss) if field.name in values})
+
+
+COPIES = {
+    "pickle": lambda value: pickle.loads(pickle.dumps(value)),
+    "old pickle": lambda value: pickle.loads(pickle.dumps(value, protocol=2)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "repr": lambda value: eval(repr(value), dict(vars(fl))),
+    "replace": dataclasses.replace,
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+@every_loss
+def test_a_copy_of_a_loss_is_equal_and_works(name, kind):
+    for loss in (LOSSES[name](), configured(name)):
+        y, p = operands(name)
+        value, grad = loss.value_and_grad(y, p)
+        again = COPIES[kind](loss)
+        assert again == loss
+        assert hash(again) == hash(loss)
+        assert repr(again) == repr(loss)
+        assert type(again) is type(loss)
+        value_again, grad_again = again.value_and_grad(y, p)
+        assert value_again == value
+        np.testing.assert_array_equal(grad_again, grad)
+
+
+@every_loss
+def test_a_pickle_holds_no_kernels(name):
+    loss = LOSSES[name]()
+    before = pickle.dumps(loss)
+    loss.value_and_grad(*operands(name))
+    assert pickle.dumps(loss) == before
+    assert len(before) < 1000
+
+
+def test_losses_differ_by_class_and_parameters():
+    losses = [loss for name in LOSSES for loss in (LOSSES[name](), configured(name), LOSSES[name](reduction="none"))]
+    assert len(set(losses)) == len(losses)
+    assert all(left != right for left, right in itertools.combinations(losses, 2))
+    assert fl.Huber(delta=1) == fl.Huber(delta=np.float32(1.0)) == fl.Huber()
+    assert fl.Huber(reduction="sum_over_batch_size") == fl.Huber()
+    assert fl.Huber() != "huber"
+
+
+@every_loss
+def test_a_loss_is_frozen(name):
+    loss = configured(name)
+    for field in dataclasses.fields(loss):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(loss, field.name, field.default)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            delattr(loss, field.name)
+    with pytest.raises((AttributeError, TypeError)):
+        loss.new = 1
+
+
+@pytest.mark.parametrize("kind", ["pickle", "old pickle", "copy", "deepcopy"])
+@every_loss
+def test_a_function_is_itself_when_copied(name, kind):
+    function = getattr(fl, name)
+    assert COPIES[kind](function) is function
+    assert hash(function) == hash(function)
+    assert function != LOSSES[name]
+    assert name in repr(function)
+    assert function.__name__ == name
+    assert getattr(sys.modules[function.__module__], name) is function
+
+
+@every_loss
+def test_aliases_are_the_function_itself(name):
+    for alias in LOSSES[name].aliases:
+        assert getattr(fl, alias) is getattr(fl, name)
+
+
+def as_tuple(results):
+    return results if isinstance(results, tuple) else (results,)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [*((name, "value_and_grad") for name in LOSSES), *(("huber", call) for call in CALLS)]
+)
+def test_a_function_equals_its_class(name, call):
+    y, p = operands(name)
+    of_function = getattr(getattr(fl, name), call)(y, p, reduction="sum")
+    of_class = getattr(LOSSES[name](reduction="sum"), call)(y, p)
+    assert type(of_function) is type(of_class)
+    for left, right in zip(as_tuple(of_function), as_tuple(of_class), strict=True):
+        np.testing.assert_array_equal(left, right)

@@ -1,0 +1,129 @@
+"""Tests of the sampler: a case that is never drawn tests nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from sampling import (
+    DTYPES,
+    LOSSES,
+    configurations,
+    extreme,
+    is_indexed,
+    is_rowwise,
+    loss_shape,
+    near_kink,
+    parameter_values,
+    plain,
+    takes_probabilities,
+    takes_unit_targets,
+    variants,
+    watch,
+)
+
+losses = pytest.mark.parametrize("cls", LOSSES.values(), ids=LOSSES)
+
+
+def test_every_loss_is_there():
+    assert len(LOSSES) >= 6
+    assert {"huber", "binary_crossentropy", "sparse_categorical_crossentropy"} <= set(LOSSES)
+
+
+@losses
+def test_every_parameter_takes_every_value(cls):
+    drawn = configurations(cls)
+    for field in dataclasses.fields(cls):
+        if field.name == "reduction":
+            continue
+        wanted = set(parameter_values(field, 5))
+        assert wanted == {getattr(loss, field.name) for loss in drawn}
+        assert field.default in wanted
+        assert len(wanted) > 1 or field.metadata["rule"].words == "an integer"
+
+
+@losses
+def test_every_formula_is_reached(cls):
+    labels = cls.row_formulas() if cls.family == "rowwise" else cls.formulas()
+    assert {loss.variant() for loss in variants(cls)} == set(labels)
+
+
+@losses
+def test_both_sides_of_every_comparison_and_ties(cls):
+    """Over all cases, each comparison in each formula is seen less, equal and greater where it can be."""
+    sides = {}
+    for loss in configurations(cls):
+        rng = np.random.default_rng(3)
+        for y, p in (extreme(loss, np.float64, infinite=True), plain(loss, (40, 5), rng)):
+            for site, difference in watch(loss, y, p).items():
+                seen = sides.setdefault((loss.variant(), site), set())
+                seen |= set(np.sign(difference[np.isfinite(difference)]).tolist())
+    assert sides or cls.name == "mean_squared_error"
+    for (variant, site), seen in sides.items():
+        assert 0.0 in seen, f"{variant}: no tie at {site}"
+        # Equality is asked of what has a bound (an element and its row's peak); an order has two sides.
+        assert len(seen) >= (2 if site[0] in ("==", "!=") else 3), f"{variant}: one side only at {site}"
+
+
+@losses
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_extremes(cls, dtype):
+    for loss in configurations(cls):
+        y, p = extreme(loss, dtype)
+        assert np.isfinite(p).all()
+        if takes_probabilities(loss):
+            assert (p == 0).any()
+            assert (p == 1).any()
+        elif takes_unit_targets(loss):
+            assert p.max() >= 1e4
+            assert p.min() <= -1e4
+            assert np.isinf(extreme(loss, dtype, infinite=True)[1]).any()
+        else:
+            assert (p == y).any()
+            assert abs(p).max() > 1e30
+        if not is_rowwise(loss):
+            assert ((abs(p) > 0) & (abs(p) < 1e-38)).any() or takes_probabilities(loss)
+
+
+@losses
+def test_rows(cls):
+    if cls.family != "rowwise":
+        pytest.skip("elementwise")
+    for loss in configurations(cls):
+        y, _ = extreme(loss, np.float32)
+        if not is_indexed(loss):
+            assert set(np.unique(y)) > {0.0, 1.0}  # one-hot and soft
+            assert ((y == 0) | (y == 1)).all(axis=-1).any()
+            continue
+        assert set(range(5)) <= set(y)
+        for labels in (y, plain(loss, (80, 5), np.random.default_rng(0))[0]):
+            ignored = labels == loss.ignore_class if loss.ignore_class is not None else np.zeros(1, bool)
+            assert ignored.any() == (loss.ignore_class is not None)
+            assert not ignored.all()
+
+
+@losses
+@pytest.mark.parametrize("shape", [(0, 4), (1, 1), (7, 1), (3, 2, 5), (2, 3, 2, 2)])
+def test_shapes(cls, shape):
+    """Empty batches, one class, more axes; every class axis."""
+    for axis in range(len(shape)) if cls.family == "rowwise" else [0]:
+        loss = cls(axis=axis) if cls.family == "rowwise" else cls()
+        if cls.family == "rowwise" and not shape[axis]:
+            continue
+        y, p = plain(loss, shape, np.random.default_rng(0))
+        assert p.shape == shape
+        assert y.shape == (loss_shape(loss, shape) if is_indexed(loss) else shape)
+
+
+@losses
+def test_plain_cases_are_well_conditioned(cls):
+    """Few of them lie near a kink, and those are known."""
+    for loss in configurations(cls):
+        y, p = plain(loss, (200, 5), np.random.default_rng(1))
+        assert np.isfinite(p).all()
+        assert near_kink(loss, y, p, 1e-4).mean() < 0.05
+
+
+def test_near_kink_finds_kinks():
+    huber = LOSSES["huber"](delta=0.5)
+    p = np.array([0.4, 0.49999, 0.6, -0.50001])
+    assert near_kink(huber, np.zeros(4), p, 1e-3).tolist() == [False, True, False, True]

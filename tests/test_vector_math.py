@@ -1,0 +1,255 @@
+"""The primitives on SIMD lanes and on scalars, against 40 digits: within the error that their module documents.
+
+Points are drawn over all bit patterns, over the range where a function is neither 0 nor infinite, and around every
+place where it changes its way of computing. NaNs of any payload, infinities, zeros of both signs and subnormal
+numbers are looked at one by one.
+"""
+
+import re
+from functools import cache
+
+import mpmath
+import numpy as np
+import pytest
+from exact import EXACT, ulp
+from mpmath import mp
+
+from fastloss.cpu import vector_math
+from fastloss.cpu.cache import compiled
+from fastloss.cpu.emit import array_pointer, emit
+from fastloss.cpu.storage import STORAGES
+from fastloss.formula import ops
+
+FUNCTIONS = {
+    name: getattr(ops, name)
+    for name in ("exp", "exp_nonpositive", "log", "log1p", "log1p_unit", "sqrt", "sigmoid", "softplus")
+}
+TRUTH = {
+    **EXACT,
+    "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "softplus": lambda x: mpmath.log1p(mpmath.exp(x)) if x < 0 else x + mpmath.log1p(mpmath.exp(-x)),
+}
+TYPES = [np.float32, np.float64]
+#: Largest error in ulp by float32 and float64: of exp, log, log1p_unit and log1p as the module documents it; a
+#: square root is rounded correctly; a sigmoid adds two roundings to exp, a softplus has log1p_unit's and half an ulp.
+BOUNDS = {
+    name: tuple(map(float, errors)) for name, *errors in re.findall(r"(\w+) (\d\.\d) / (\d\.\d)", vector_math.__doc__)
+}
+BOUNDS |= {"exp_nonpositive": BOUNDS["exp"], "sqrt": (0.5, 0.5), "sigmoid": (2.5, 2.5), "softplus": (2.0, 2.0)}
+LIBRARY = 1.5  # scalars call the C library; sigmoid and softplus combine such calls
+
+functions = pytest.mark.parametrize("name", FUNCTIONS)
+types = pytest.mark.parametrize("dtype", TYPES)
+#: As many lanes as kernels use; 0 for scalars.
+lane_counts = pytest.mark.parametrize("vector", [True, False], ids=["lanes", "scalar"])
+
+
+@cache
+def _kernel(name, dtype, lanes):
+    storage = STORAGES[dtype]
+    pointer = array_pointer(storage)
+
+    def step(inputs, outputs, index):
+        operand = inputs.moved(index).load(storage.memory, lanes)
+        outputs.moved(index).store(FUNCTIONS[name](operand))
+
+    traced, width = emit(step), max(lanes, 1)
+
+    def sweep(x, results, points):
+        inputs, outputs = pointer(x), pointer(results)
+        for index in range(0, points, width):
+            traced(inputs, outputs, index)
+
+    return compiled(sweep, ("array", "array", "int"), f"test_vector_math {name} {dtype} {lanes}")
+
+
+def apply(name, x, vector=True):
+    """The function at every number of a float32 or float64 array."""
+    lanes = (32 if x.dtype == np.float32 else 16) if vector else 0
+    size = -(-x.size // 32) * 32
+    padded, results = np.ones(size, x.dtype), np.empty(size, x.dtype)
+    padded[: x.size] = x
+    _kernel(name, x.dtype.name, lanes)(padded, results, size)
+    return results[: x.size]
+
+
+def domain(name, x):
+    """Those numbers that a function is made for."""
+    if name == "exp_nonpositive":
+        return -abs(x)
+    if name == "log1p_unit":
+        return abs(x)[abs(x) <= 1]
+    return x
+
+
+def around(numbers, dtype):
+    """Some neighbours of each number, both ways."""
+    near = [np.asarray(numbers, dtype)]
+    for way in (np.inf, -np.inf):
+        step = near[0]
+        for _ in range(3):
+            step = np.nextafter(step, dtype(way))
+            near.append(step)
+    return np.concatenate(near)
+
+
+def points(name, dtype, count):
+    rng = np.random.default_rng(11)
+    integer = np.uint32 if dtype is np.float32 else np.uint64
+    patterns = rng.integers(0, np.iinfo(integer).max, count, integer).view(dtype)
+    limits = np.finfo(dtype)
+    top = float(np.log(limits.max))
+    wide = rng.uniform(-top, top, count)
+    narrow = rng.uniform(-1, 1, count)
+    magnitudes = np.exp(rng.uniform(np.log(float(limits.eps)) - 5, 3, count)) * rng.choice([-1, 1], count)
+    close_to_one = 1 + rng.uniform(-1, 1, count) * 10.0 ** rng.uniform(-7 if dtype is np.float32 else -15, 0, count)
+    borders = [0.0, 1.0, -1.0, 0.5, np.sqrt(0.5), np.sqrt(2), 2 * np.sqrt(2), 1 / 3, 0.1716, float(limits.tiny)]
+    borders += [float(limits.eps), float(limits.max), top, np.log(float(limits.tiny)), *(np.log(2) * np.arange(-3, 4))]
+    borders += [*(np.log(2) * (np.arange(-8, 8) + 0.5)), -87.33, 88.72283, -708.0, 709.782712893384]
+    with np.errstate(over="ignore", under="ignore"):
+        parts = [patterns, *(a.astype(dtype) for a in (wide, narrow, magnitudes, close_to_one, -close_to_one))]
+        parts.append(around([sign * b for b in borders if abs(b) <= limits.max for sign in (1, -1)], dtype))
+    found = domain(name, np.concatenate(parts))
+    return found[np.isfinite(found)]
+
+
+def error(name, x, results):
+    """Errors in ulp; where the exact result is no number or too large, whether the result says so."""
+    limits = np.finfo(x.dtype)
+    with mp.workdps(40):
+        exact = [TRUTH[name](mpmath.mpf(float(number))) for number in x]
+        rounded = np.array([float(number) for number in exact])
+        with np.errstate(invalid="ignore"):
+            regular = np.isfinite(results) & (abs(rounded) <= float(limits.max))
+        differences = np.full(x.shape, np.inf)
+        differences[regular] = [
+            float(abs(mpmath.mpf(float(r)) - e)) for r, e, good in zip(results, exact, regular, strict=True) if good
+        ]
+    # Flushed to zero from twice the smallest normal number on: cut-offs on x are rounded to the safe side.
+    flushed = (results == 0) & (abs(rounded) < 2 * float(limits.tiny))
+    too_large = np.isinf(results) & (abs(rounded) > float(limits.max) * (1 - float(limits.eps)))
+    agree = flushed | (np.isnan(results) & np.isnan(rounded)) | (too_large & (np.sign(results) == np.sign(rounded)))
+    with np.errstate(invalid="ignore"):
+        return np.where(agree, 0.0, differences / ulp(np.where(np.isfinite(rounded), rounded, 1.0), x.dtype))
+
+
+def test_documented_bounds_are_read():
+    assert {"exp", "log", "log1p_unit", "log1p"} <= set(BOUNDS)
+    assert all(0.5 <= bound <= 3 for bounds in BOUNDS.values() for bound in bounds)
+
+
+@lane_counts
+@types
+@functions
+def test_error(name, dtype, vector):
+    x = points(name, dtype, 700)
+    assert len(x) > 1500
+    errors = error(name, x, apply(name, x, vector))
+    bound = BOUNDS[name][TYPES.index(dtype)]
+    if not vector:
+        bound = max(bound, LIBRARY)
+    worst = int(np.argmax(errors))
+    assert errors[worst] <= bound, f"{errors[worst]:.3f} ulp at {x[worst]!r}"
+
+
+@functions
+def test_error_of_a_million_points(name):
+    """float32 against float64, whose own error is nothing beside it."""
+    x = points(name, np.float32, 200_000)
+    with np.errstate(all="ignore"):
+        if name == "softplus":
+            truth = np.logaddexp(0, x.astype(np.float64))
+        elif name == "sigmoid":
+            truth = np.where(x < 0, np.exp(-abs(x.astype(np.float64))), 1) / (1 + np.exp(-abs(x.astype(np.float64))))
+        else:
+            truth = getattr(np, name.partition("_")[0])(x.astype(np.float64))
+        results = apply(name, x).astype(np.float64)
+        same = (results == truth) | (np.isnan(results) & np.isnan(truth))
+        same |= (results == 0) & (abs(truth) < 2.0**-125)
+        same |= np.isinf(results) & (abs(truth) > float(np.finfo(np.float32).max) * (1 - 2.0**-24))
+        errors = np.where(same, 0.0, abs(results - truth) / ulp(np.where(np.isfinite(truth), truth, 1.0), np.float32))
+    assert not np.isnan(errors).any()
+    assert errors.max() <= BOUNDS[name][0] + 0.01
+
+
+INF = np.inf
+#: What each function gives at infinities and zeros, and outside of where it is defined.
+SPECIAL = {
+    "exp": [(INF, INF), (-INF, 0), (0.0, 1), (-0.0, 1)],
+    "exp_nonpositive": [(-INF, 0), (0.0, 1), (-0.0, 1)],
+    "log": [(INF, INF), (-INF, np.nan), (0.0, -INF), (-0.0, -INF), (1.0, 0), (-1.0, np.nan), (-1e-40, np.nan)],
+    "log1p": [(INF, INF), (-INF, np.nan), (0.0, 0), (-0.0, 0), (-1.0, -INF), (-2.0, np.nan)],
+    "log1p_unit": [(0.0, 0), (-0.0, 0), (1.0, float(np.log(2)))],
+    "sqrt": [(INF, INF), (-INF, np.nan), (0.0, 0), (-0.0, 0), (-1.0, np.nan), (4.0, 2)],
+    "sigmoid": [(INF, 1), (-INF, 0), (0.0, 0.5), (-0.0, 0.5)],
+    "softplus": [(INF, INF), (-INF, 0), (0.0, float(np.log(2))), (-0.0, float(np.log(2)))],
+}
+
+
+@lane_counts
+@types
+@functions
+def test_special_numbers(name, dtype, vector):
+    x = np.array([number for number, _ in SPECIAL[name]], dtype)
+    expected = np.array([result for _, result in SPECIAL[name]])
+    np.testing.assert_allclose(apply(name, x, vector), expected, rtol=4 * np.finfo(dtype).eps)
+
+
+@lane_counts
+@types
+@functions
+def test_nan_stays_nan(name, dtype, vector):
+    """Quiet and signalling, of either sign and any payload."""
+    integer, fraction = (np.uint32, 23) if dtype is np.float32 else (np.uint64, 52)
+    rng = np.random.default_rng(12)
+    payload = rng.integers(1, 1 << fraction, 200, integer)
+    payload[:3] = 1, 1 << (fraction - 1), (1 << fraction) - 1
+    exponent = (1 << (8 if dtype is np.float32 else 11)) - 1
+    sign = rng.integers(0, 2, 200, integer) << integer(31 if dtype is np.float32 else 63)
+    x = (payload | integer(exponent << fraction) | sign).view(dtype)
+    assert np.isnan(x).all()
+    assert np.isnan(apply(name, x, vector)).all()
+
+
+@lane_counts
+@types
+@functions
+def test_subnormal_numbers(name, dtype, vector):
+    """As numbers, or as zero where the result is subnormal too; log sees them as what they are."""
+    limits = np.finfo(dtype)
+    rng = np.random.default_rng(13)
+    steps = np.concatenate([[1, 2, 3], rng.integers(4, 1 << limits.nmant, 100)])
+    x = (steps.astype(np.float64) * float(limits.smallest_subnormal)).astype(dtype)
+    x = domain(name, np.concatenate([x, x if name in ("log", "sqrt") else -x]))
+    errors = error(name, x, apply(name, x, vector))
+    assert errors.max() <= max(BOUNDS[name][TYPES.index(dtype)], LIBRARY * (not vector))
+
+
+@types
+@pytest.mark.parametrize("name", ["exp", "exp_nonpositive", "log", "log1p", "log1p_unit", "sqrt", "softplus"])
+def test_monotonic(name, dtype):
+    """No step back of more than the bounds of two neighbours allow."""
+    x = np.unique(points(name, dtype, 3000))
+    if name in ("log", "sqrt"):
+        x = x[x > 0]
+    if name == "log1p":
+        x = x[x > -1]
+    results = apply(name, x).astype(np.float64)
+    allowed = 2 * BOUNDS[name][TYPES.index(dtype)] * ulp(np.where(np.isfinite(results), results, 1.0), dtype)
+    with np.errstate(invalid="ignore"):
+        steps = np.diff(results)
+    assert (steps[np.isfinite(steps)] >= -allowed[1:][np.isfinite(steps)]).all()
+
+
+@types
+def test_every_lane_gives_the_same(dtype):
+    """A number's result does not depend on where it stands, nor on its neighbours."""
+    rng = np.random.default_rng(14)
+    for name in FUNCTIONS:
+        x = domain(name, rng.uniform(-1, 1, 64).astype(dtype))
+        results = apply(name, x)
+        for shift in (1, 5, 17):
+            np.testing.assert_array_equal(apply(name, np.roll(x, shift)), np.roll(results, shift))
+        mixed = x.copy()
+        mixed[::2] = np.nan
+        np.testing.assert_array_equal(apply(name, mixed)[1::2], results[1::2])
