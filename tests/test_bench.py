@@ -27,6 +27,7 @@ from fastloss.cpu.run import run as run_kernel
 from fastloss.families.definition import Example
 from fastloss.families.elementwise import ElementwiseLoss
 from fastloss.families.loss import _REGISTRY, registry
+from fastloss.formula.ops import sqrt
 
 TINY = Effort(rounds=3, sample=1e-5, budget=0.0, pause=0.0)
 MOST = 600
@@ -265,7 +266,6 @@ def picky_loss() -> Iterator[type[ElementwiseLoss]]:
 
         @staticmethod
         def formula(y: Any, p: Any) -> Any:
-            from fastloss.formula.ops import sqrt
 
             return sqrt(p), 0.5 / sqrt(p), -0.25 / (p * sqrt(p))
 
