@@ -132,9 +132,12 @@ def judge(loss, y, p, rows=slice(None)):
     exact = exact_results(loss, inputs, labels)
     spread = sensitivity(loss, inputs, labels, exact, dtype)
     counted = kept(loss, y)
-    # A smoothed target, y (1 - s) + s / classes, is itself rounded, which no input shows; the gradient is its
-    # difference from a probability. Both are of scale 1: 1 ulp of 1 is for that.
-    uniform = np.full(1, np.finfo(dtype).eps if getattr(loss, "label_smoothing", 0.0) > 0.0 else 0.0)
+    # Smoothed away entirely, a target is the rounded 1 / classes, which no input moves: 1 ulp of 1 is for that.
+    # KNOWN EXCESS, not a bound from the arithmetic: smoothed dense targets cancel in `mass - goal` at the peak
+    # (12.7 ulp at logits 20, 0, 0, 0, 0) and get the same until that is mended; see ARCHITECTURE.md.
+    smoothing = getattr(loss, "label_smoothing", 0.0)
+    excess = smoothing == 1.0 or (smoothing > 0.0 and not is_indexed(loss))
+    uniform = np.full(1, np.finfo(dtype).eps if excess else 0.0)
     losses, gradient, hessian = with_reduction(loss, "none").value_grad_and_hess(y, p)
     actual = (losses.reshape(exact[0].shape), gradient, hessian)
     well_conditioned = 0

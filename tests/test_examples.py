@@ -332,3 +332,11 @@ def test_nothing_left():
     value, grad = fl.MeanSquaredError(reduction="weighted_mean").value_and_grad([1.0], [2.0], [0.0])
     assert value == 0.0
     assert grad.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_a_nan_shows_in_the_value_also_where_the_true_class_weighs_nothing(from_logits):
+    loss = LOSSES["sparse_categorical_crossentropy"](class_weight=(1, 0, 1), reduction="sum", from_logits=from_logits)
+    value, grad = loss.value_and_grad([1], [[np.nan, 0.5, 0.5]])
+    assert np.isnan(value)
+    assert np.isnan(grad).all()

@@ -4,7 +4,7 @@ PyPI's llvmlite ships no vector math library, so ``exp`` in a loop would be a sc
 float32; the polynomials here take about 1). Scalars (no lanes) call the C library instead.
 
 Precision policy. Largest error measured against 50-digit mpmath, in ulp (float32 / float64): exp 1.1 / 1.0,
-log 1.0 / 1.2, log1p_unit 1.2 / 1.5, log1p 2.0 / 2.0. Results below the smallest normal number are flushed to zero
+log 1.0 / 1.2, log1p_unit 1.3 / 1.7, log1p 2.0 / 2.0. Results below the smallest normal number are flushed to zero
 (as CUDA's -ftz=true does): subnormal arithmetic costs about 150 cycles an instruction on x86. NaN stays NaN.
 
 Coefficients: minimax polynomials by Remez exchange on the reduced ranges; the test

@@ -15,7 +15,7 @@ from ...families.definition import (
     unit_interval,
 )
 from ...families.rowwise import RowwiseLoss
-from ...formula.ops import log1p, product, quotient
+from ...formula.ops import log1p, product, quotient, where
 from ...formula.probability import log_clipped, reached
 from ...formula.rows import RowFormula
 from ...formula.softmax import at_peak, below_peak, exponential, missing
@@ -101,7 +101,8 @@ def _statistics(x: Any, peak: Any) -> Any:
 def _finish(others: Any, peaks: Any, peak: Any, target_x: Any, target_weight: Any) -> Any:
     rest = others + (peaks - 1.0)
     total = 1.0 + rest
-    value = product(target_weight, log1p(rest) + (peak - target_x))
+    # 0 rest: a NaN in the row shows in the value also where the true class weighs nothing.
+    value = product(target_weight, log1p(rest) + (peak - target_x)) + 0.0 * rest
     share = target_weight / total
     return value, rest, total, share
 
@@ -145,9 +146,10 @@ def _smoothed_finish(
     spread = label_smoothing / classes
     sure = (1.0 - label_smoothing) * target_weight
     value = product(sure, log1p(rest) + (peak - target_x)) + spread * (class_weight_sum * log1p(rest) + distance)
+    goal = sure + spread * target_weight
     elsewhere = spread * (class_weight_sum - target_weight)
     share = (sure + spread * class_weight_sum) / total
-    return value, rest, total, share, spread, elsewhere
+    return value, rest, total, share, spread, goal, elsewhere
 
 
 def _smoothed_element(kept: Any, class_weight: Any, rest: Any, total: Any, share: Any, spread: Any) -> Any:
@@ -156,10 +158,12 @@ def _smoothed_element(kept: Any, class_weight: Any, rest: Any, total: Any, share
     return grad, hess
 
 
-def _smoothed_target(peak: Any, target_x: Any, rest: Any, total: Any, share: Any, elsewhere: Any) -> Any:
+def _smoothed_target(peak: Any, target_x: Any, rest: Any, total: Any, share: Any, goal: Any, elsewhere: Any) -> Any:
     own = exponential(target_x, peak)
     away = missing(own, rest, total)
-    return elsewhere - share * away, share * own * (away / total)
+    # Two forms of one difference: each from the smaller part of the row, so that less cancels.
+    grad = where(own > away, elsewhere - share * away, share * own - goal)
+    return grad, share * own * (away / total)
 
 
 # -- from probabilities ----------------------------------------------------------------------------------------------
@@ -167,9 +171,10 @@ def _smoothed_target(peak: Any, target_x: Any, rest: Any, total: Any, share: Any
 
 def _probability_finish(total: Any, target_x: Any, target_weight: Any, epsilon: Any) -> Any:
     q = target_x / total
-    value = -product(target_weight, log_clipped(q, epsilon))
     goal = reached(target_weight, q, epsilon)
     level = goal / total
+    # 0 level: a NaN in the row shows in the value also where the true class weighs nothing.
+    value = 0.0 * level - product(target_weight, log_clipped(q, epsilon))
     return value, goal, level
 
 
