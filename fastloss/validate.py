@@ -150,6 +150,11 @@ def labels_in_memory(array: Array, ignored: int | None) -> tuple[str, Array, int
     return *in_memory(array), ignored
 
 
+def precision_of(y_pred: Array) -> str:
+    """Precision of what goes in and comes out besides y_true and y_pred."""
+    return "float64" if y_pred.dtype == np.float64 else "float32"
+
+
 def same_shape(name: str, y_true: Array, y_pred: Array) -> None:
     """Require equal shapes: broadcasting (n,) against (n, 1) would silently pair everything with everything."""
     if y_true.shape != y_pred.shape:

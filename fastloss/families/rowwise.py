@@ -13,7 +13,17 @@ from ..dispatch import GRAD, HESS, VALUE, backend
 from ..formula.rows import RowFormula
 from ..messages import rejected
 from ..reduction import Weighting, scale_of, weighting
-from ..validate import Array, in_memory, labels, labels_in_memory, prediction, same_shape, storage_name, target
+from ..validate import (
+    Array,
+    in_memory,
+    labels,
+    labels_in_memory,
+    precision_of,
+    prediction,
+    same_shape,
+    storage_name,
+    target,
+)
 from .elementwise import BYPASS_CACHE_FROM, aligned, buffer_like, contiguous
 from .loss import Loss
 from .parameters import integer
@@ -163,7 +173,7 @@ class RowwiseLoss(Loss, abstract=True):
             return total / weighing.normalizer, grad, hess
         with np.errstate(all="ignore"):
             losses = np.divide(losses, weighing.normalizer, dtype=losses.dtype)
-            return losses.astype(_precision(p), copy=False), grad, hess
+            return losses.astype(precision_of(p), copy=False), grad, hess
 
     def _formula(self) -> RowFormula:
         """The formula that this configuration uses."""
@@ -198,7 +208,7 @@ class RowwiseLoss(Loss, abstract=True):
             rule = f"have one weight per class, {p.shape[axis]}"
             raise ValueError(rejected(self.name, "class_weight", rule, len(given)))
         with np.errstate(over="ignore"):
-            weights = np.array(given, _precision(p))
+            weights = np.array(given, precision_of(p))
         if not np.isfinite(weights).all():
             raise ValueError(rejected(self.name, "class_weight", f"be finite in {weights.dtype}", given))
         return weights.astype(self._computing(p), copy=False)
@@ -218,7 +228,7 @@ class RowwiseLoss(Loss, abstract=True):
         counts = self._counts(y, class_weights) if averaged and self.indexed else None
         if sample_weight is None and mask is None and normalizer is None and counts is None:
             return Weighting(None, 1, float(math.prod(shape)) if averaged else 1.0)
-        precisions = (_precision(p), self._computing(p))
+        precisions = (precision_of(p), self._computing(p))
         return weighting(self.name, self.reduction, shape, precisions, sample_weight, mask, normalizer, counts)
 
     def _counts(self, y: Array, class_weights: Array | None) -> Array | None:
@@ -252,11 +262,6 @@ class RowwiseLoss(Loss, abstract=True):
         raise ValueError(
             rejected(self.name, "y_true", f"be in [0, {classes})", f"{y[position]} at position [{where}]", hint)
         )
-
-
-def _precision(p: Array) -> str:
-    """Precision of what goes in and comes out besides y_true and y_pred."""
-    return "float64" if p.dtype == np.float64 else "float32"
 
 
 def _classes_last(array: Array, axis: int) -> Array:
