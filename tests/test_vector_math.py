@@ -36,6 +36,8 @@ BOUNDS = {
     name: tuple(map(float, errors)) for name, *errors in re.findall(r"(\w+) (\d\.\d) / (\d\.\d)", vector_math.__doc__)
 }
 BOUNDS |= {"exp_nonpositive": BOUNDS["exp"], "sqrt": (0.5, 0.5), "sigmoid": (2.5, 2.5), "softplus": (2.0, 2.0)}
+#: Where log1p_unit is known to be worst: 1.21 and 1.64 ulp, found by a search.
+WORST_LOG1P_UNIT = {np.float32: 0.9841571, np.float64: 0.9990825259069751}
 LIBRARY = 1.5  # scalars call the C library; sigmoid and softplus combine such calls
 
 functions = pytest.mark.parametrize("name", FUNCTIONS)
@@ -109,6 +111,7 @@ def points(name, dtype, count):
     with np.errstate(over="ignore", under="ignore"):
         parts = [patterns, *(a.astype(dtype) for a in (wide, narrow, magnitudes, close_to_one, -close_to_one))]
         parts.append(around([sign * b for b in borders if abs(b) <= limits.max for sign in (1, -1)], dtype))
+        parts.append(np.asarray([WORST_LOG1P_UNIT[dtype]], dtype))
     found = domain(name, np.concatenate(parts))
     return found[np.isfinite(found)]
 

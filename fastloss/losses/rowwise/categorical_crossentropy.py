@@ -83,17 +83,21 @@ def _statistics(x: Any, y: Any, peak: Any, class_weight: Any, label_smoothing: A
     kept = exponential(x, peak)
     others = below_peak(x, peak, kept)
     peaks = at_peak(x, peak)
-    mass = _goal(y, class_weight, label_smoothing, classes)
-    distance = product(mass, peak - x)
-    return kept, others, peaks, mass, distance
+    goal = _goal(y, class_weight, label_smoothing, classes)
+    # Apart, because the gradient at a peak wants the other goals without a subtraction that cancels.
+    peak_goals = where(x == peak, goal, 0.0)
+    other_goals = where(x == peak, 0.0, goal)
+    distance = product(goal, peak - x)
+    return kept, others, peaks, peak_goals, other_goals, distance
 
 
-def _finish(others: Any, peaks: Any, mass: Any, distance: Any) -> Any:
+def _finish(others: Any, peaks: Any, peak_goals: Any, other_goals: Any, distance: Any) -> Any:
     rest = others + (peaks - 1.0)
     total = 1.0 + rest
+    mass = other_goals + peak_goals
     value = mass * log1p(rest) + distance
     share = 1.0 / total
-    return value, rest, total, share, mass
+    return value, rest, total, share, mass, peak_goals, other_goals
 
 
 def _element(
@@ -106,10 +110,13 @@ def _element(
     total: Any,
     share: Any,
     mass: Any,
+    peak_goals: Any,
+    other_goals: Any,
 ) -> Any:
     goal = _goal(y, class_weight, label_smoothing, classes)
-    # At the peak, mass kept - goal total = (mass - goal) - goal rest, which does not cancel for a one-hot target.
-    grad = where(kept == 1.0, (mass - goal) - goal * rest, mass * kept - goal * total) * share
+    # mass kept - goal total at a peak: the goals of all others, less what the others take of this one.
+    at_peak_grad = (other_goals + (peak_goals - goal)) - goal * rest
+    grad = where(kept == 1.0, at_peak_grad, mass * kept - goal * total) * share
     hess = mass * kept * share * (missing(kept, rest, total) * share)
     return grad, hess
 
