@@ -89,10 +89,11 @@ def _shapes(rowwise):
     if not rowwise:
         borders = (1, 16, 32, 48, 64, 96, 4096, 8192, 65_536)
         return [(size + step,) for size in borders for step in (-1, 0, 1) if size + step]
-    few = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49)
+    few = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65)
     shapes = list(itertools.product((1, 2, 15, 16, 17, 31, 32, 33), few))
     shapes += [(4096 // classes + 1, classes) for classes in (1, 3, 8, 10)]
-    return shapes + list(itertools.product((1, 3), (63, 64, 65, 96, 97, 255, 256, 257, 300))) + [(257, 64), (129, 127)]
+    many = (96, 97, 127, 128, 129, 160, 161, 191, 192, 193, 255, 256, 257, 300)
+    return shapes + list(itertools.product((1, 3), many)) + [(257, 64), (129, 127)]
 
 
 def _large_shape(rowwise):

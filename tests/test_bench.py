@@ -316,7 +316,7 @@ def test_the_least_disturbed_samples_count_where_others_lack() -> None:
 
 
 @pytest.mark.parametrize("bypass_cache", [False, True])
-@pytest.mark.parametrize("size", [32, 4096, 5 * 4096 + 64])
+@pytest.mark.parametrize("size", [64, 4096, 5 * 4096 + 64])
 def test_the_limit_really_moves_its_bytes(size: int, bypass_cache: bool) -> None:
     left, right = np.random.default_rng(1).standard_normal((2, size), np.float32)
     result = np.zeros(size, np.float32)

@@ -212,7 +212,7 @@ def test_gradient_of_a_mean(loss, dtype):
 
 
 @pytest.mark.parametrize("dtype", WORKING)
-@pytest.mark.parametrize("classes", [1, 2, 31, 32, 33, 47, 48, 49, 70, 1000])
+@pytest.mark.parametrize("classes", [1, 2, 33, 64, 95, 96, 97, 159, 160, 161, 193, 1000])
 @pytest.mark.parametrize("name", [name for name, cls in LOSSES.items() if cls.family == "rowwise"])
 def test_logits_of_many_classes(name, classes, dtype):
     """Logits in [-1/2, 1/2] are well conditioned, whatever their number: each moves a gradient by 1/2 ulp at most."""
@@ -224,8 +224,8 @@ def test_logits_of_many_classes(name, classes, dtype):
         y = np.asarray(np.arange(classes) == rng.integers(0, classes, (3, 1)), dtype)
     exact = exact_results(loss, *exact_inputs(loss, y, x))
     value, *results = loss.value_grad_and_hess(y, x)
-    for result, right in zip(results, exact[1:], strict=True):
-        assert errors(result, right, dtype).max() <= ULPS
+    for result, right, bound in zip(results, exact[1:], (ULPS, HESSIAN_ULPS), strict=True):
+        assert errors(result, right, dtype).max() <= bound
     assert errors([[value]], [[sum(exact[0].flat)]], dtype).max() <= ULPS
 
 

@@ -1,7 +1,7 @@
 """Sizes around every border between two ways through a kernel, thread counts, and the short way in.
 
-Vectors hold 32 float32 or 16 float64, chunks 4096 elements, rows of up to 48 classes are transposed; arrays of
-16 MB and more are written around the caches; from some 300,000 elements on threads share the work.
+Vectors hold 64 float32 or 32 float64, chunks 4096 elements, rows of up to 160 classes (float64: 96) are transposed;
+arrays of 16 MB and more are written around the caches; from some 100,000 elements on threads share the work.
 """
 
 import numpy as np
@@ -65,14 +65,35 @@ def test_weights_that_cover_several_elements(dtype, inner):
 @pytest.mark.parametrize("loss", [loss for loss in ONE_EACH if is_rowwise(loss)], ids=label_of)
 def test_every_number_of_classes(loss, dtype):
     """Around tiles, vectors, groups and the border between the two sweeps; some rows of each."""
-    for classes in (*range(1, 71), 127, 128, 129, 255, 256, 257, 511, 513, 1000, 4097):
+    for classes in (
+        *range(1, 71),
+        95,
+        96,
+        97,
+        127,
+        128,
+        129,
+        159,
+        160,
+        161,
+        191,
+        192,
+        193,
+        255,
+        256,
+        257,
+        511,
+        513,
+        1000,
+        4097,
+    ):
         for rows in (1, 3, 33):
             y, p = operands(loss, (rows, classes), dtype, seed=classes)
             agree(loss.value_grad_and_hess(y, p), evaluate(loss, y, p), dtype)
 
 
 @pytest.mark.parametrize("loss", ROWWISE, ids=label_of)
-@pytest.mark.parametrize("classes", [3, 10, 70])
+@pytest.mark.parametrize("classes", [3, 10, 70, 170])
 def test_every_small_number_of_rows(loss, classes):
     """Blocks of 32 rows, chunks of about 4096 or 16384 elements."""
     y, p = operands(loss, (1400, classes), "float32")
@@ -101,12 +122,14 @@ def test_results_do_not_depend_on_the_rest_of_the_array():
 
 @pytest.fixture
 def shared_calls(monkeypatch):
-    """How often kernel calls were shared with helper threads."""
+    """How many threads each shared kernel call may have had; helpers are woken for every one."""
+    from fastloss.cpu import run
     from fastloss.cpu.pool import Pool
 
     calls = []
-    run = Pool.run
-    monkeypatch.setattr(Pool, "run", lambda self, *args: (calls.append(self.threads), run(self, *args))[1])
+    ready = Pool.ready
+    monkeypatch.setattr(Pool, "ready", lambda self, helpers: (calls.append(helpers + 1), ready(self, helpers))[1])
+    monkeypatch.setattr(run, "WAKE_FROM", 0)
     return calls
 
 

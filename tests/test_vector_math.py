@@ -17,6 +17,7 @@ from mpmath import mp
 from fastloss.cpu import vector_math
 from fastloss.cpu.cache import compiled
 from fastloss.cpu.emit import array_pointer, emit
+from fastloss.cpu.lanes import lanes_at_once
 from fastloss.cpu.storage import STORAGES
 from fastloss.formula import ops
 
@@ -67,8 +68,8 @@ def _kernel(name, dtype, lanes):
 
 def apply(name, x, vector=True):
     """The function at every number of a float32 or float64 array."""
-    lanes = (32 if x.dtype == np.float32 else 16) if vector else 0
-    size = -(-x.size // 32) * 32
+    lanes = lanes_at_once(STORAGES[x.dtype.name].memory) if vector else 0
+    size = -(-x.size // 64) * 64
     padded, results = np.ones(size, x.dtype), np.empty(size, x.dtype)
     padded[: x.size] = x
     _kernel(name, x.dtype.name, lanes)(padded, results, size)

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from ..cpu.cache import compiled
-from ..cpu.elementwise import CHUNK, moved, put_number
-from ..cpu.emit import array_pointer, emit, fetch_add, release_gil, take_gil
+from ..cpu.elementwise import CHUNK, FETCH_AHEAD, moved
+from ..cpu.emit import array_pointer, emit
+from ..cpu.native import NEXT_CHUNK, RELEASED, SHARED, close_job, fetch_add, open_job, release_gil, take_gil
 from ..cpu.run import RELEASE_FROM, run
 from ..cpu.storage import STORAGES
 
-LANES = 32
+LANES = 64
 BYTES_PER_ELEMENT = 12
 #: Contender: whether its stores bypass the caches, whether threads share the work.
 STREAMS = {
@@ -56,10 +57,12 @@ def _entry(bypass_cache: bool) -> Callable[..., float]:
 def _kernel(bypass_cache: bool) -> Callable[..., float]:
     """Write the kernel that Numba compiles: ``result = left + right``."""
     float32 = STORAGES["float32"]
-    pointer, doubles, integers = (array_pointer(STORAGES[name]) for name in ("float32", "float64", "int64"))
-    move, claim, put = emit(moved), emit(fetch_add), emit(put_number)
+    pointer, integers, move = array_pointer(float32), array_pointer(STORAGES["int64"]), emit(moved)
 
     def add(left: Any, right: Any, result: Any) -> None:
+        if bypass_cache:
+            left.moved(FETCH_AHEAD).prefetch(LANES)
+            right.moved(FETCH_AHEAD).prefetch(LANES)
         total = left.load(float32.memory, LANES) + right.load(float32.memory, LANES)
         result.store(total, bypass_cache=bypass_cache)
 
@@ -67,24 +70,22 @@ def _kernel(bypass_cache: bool) -> Callable[..., float]:
 
     def memory_limit(left: Any, right: Any, result: Any, partials: Any, control: Any, size: int, mode: int) -> float:
         a, b, c = pointer(left), pointer(right), pointer(result)
-        sums, claims = doubles(partials), integers(control)
+        claims = integers(control)
         chunks = (size + CHUNK - 1) // CHUNK
-        finished = 0.0
         chunk = -1
-        if mode != 0:
+        if mode in (RELEASED, SHARED):
             state = release_gil()
+        opened = open_job(claims) if mode == SHARED else 0
         while True:
-            chunk = claim(claims, 0, 1) if mode == 2 else chunk + 1
+            chunk = fetch_add(claims, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
             if chunk >= chunks:
                 break
             for i in range(chunk * CHUNK, min(size, (chunk + 1) * CHUNK), LANES):
                 step(move(a, i), move(b, i), move(c, i))
-            if chunks > 1:
-                put(move(sums, chunk), 0.0)
-            if mode == 2 and claim(claims, 1, 1) + 1 == chunks:
-                finished = 1.0
-        if mode != 0:
+        if opened != 0:
+            close_job(claims)
+        if mode in (RELEASED, SHARED):
             take_gil(state)
-        return finished
+        return 0.0
 
     return memory_limit

@@ -28,8 +28,10 @@ WAITING = 0.02
 FORGIVEN = 20_000
 #: Medians are taken over this many samples at least: where fewer are undisturbed, the least disturbed ones.
 ENOUGH = 3
-#: Before a sample, shorter calls (seconds) are called for half a sample's time to warm up.
+#: Calls that last less (seconds) are called for `WARM_UP` seconds before each sample: after its pause a processor
+#: has slowed down, and everybody's threads sleep.
 LONG = 0.02
+WARM_UP = 5e-3
 #: Rounds that take place even when the time is up.
 LEAST_ROUNDS = 3
 
@@ -150,8 +152,10 @@ def _timed(call: Call, calls: int) -> float:
 def _take_sample(call: Call, samples: Samples, pause: float) -> None:
     if pause:
         time.sleep(pause)
-    if samples.calls > 1 or not samples.seconds or samples.seconds[-1] < LONG:
-        _timed(call, max(1, samples.calls // 2))
+    if not samples.seconds or samples.seconds[-1] < LONG:
+        end = time.perf_counter() + WARM_UP
+        while time.perf_counter() < end:
+            _timed(call, max(1, samples.calls // 8))
     waited = waiting_time()
     seconds = _timed(call, samples.calls)
     waited = max(0, waiting_time() - waited - FORGIVEN)

@@ -201,6 +201,29 @@ def compiled(function: Callable[..., Any], arguments: Sequence[str], key: str) -
     key
         What the kernel closes over, as text: the part of its identity that its source does not show.
     """
+    # Through the dispatcher a call costs 0.4 us more.
+    return _compile_result(function, arguments, key).entry_point
+
+
+def native_address(function: Callable[..., Any], arguments: Sequence[str], key: str) -> int:
+    """Compile ``function``, or load it, for native callers: its address, by Numba's calling convention.
+
+    Parameters
+    ----------
+    function, arguments, key
+        As for `compiled`.
+    """
+    result = _compile_result(function, arguments, key)
+    _KEPT.append(result)
+    address: int = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    return address
+
+
+#: What owns the machine code that addresses were given of.
+_KEPT: list[Any] = []
+
+
+def _compile_result(function: Callable[..., Any], arguments: Sequence[str], key: str) -> Any:
     signature = tuple(_ARGUMENTS[kind] for kind in arguments)
     if numba.config.DISABLE_JIT:
         raise RuntimeError(_NEEDS_JIT)
@@ -208,8 +231,7 @@ def compiled(function: Callable[..., Any], arguments: Sequence[str], key: str) -
     dispatcher._cache = KernelCache(function, key)
     with global_compiler_lock, _Notice():
         dispatcher.compile(signature)
-    # Through the dispatcher a call costs 0.4 us more.
-    return dispatcher.overloads[signature].entry_point
+    return dispatcher.overloads[signature]
 
 
 @cache

@@ -7,6 +7,7 @@ the same bits for any number of threads and any vector width of the machine. Gra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -14,16 +15,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from ..formula.subset import check
 from .cache import compiled, fingerprint
-from .emit import array_pointer, emit, fetch_add, release_gil, stack_buffer, take_gil
-from .lanes import FLOAT32, FLOAT64, INT32, Lanes, as_lanes, vector_of
+from .emit import array_pointer, emit, stack_buffer
+from .lanes import FLOAT64, INT32, Lanes, as_lanes, lanes_at_once, vector_of
+from .native import NEXT_CHUNK, RELEASED, SHARED, close_job, fetch_add, open_job, release_gil, take_gil
 from .quick import fits
-from .run import ABSENT, QUICK_UP_TO, alone, run
+from .run import ABSENT, QUICK_UP_TO, nanoseconds, run
 from .storage import STORAGES, Pointer, Storage
 from .vector_math import where
 
 #: Elements per claim of work: 16 KB of float32, so that a chunk's inputs and outputs stay in the first-level cache.
 CHUNK = 4096
+#: Elements between what is computed and what is fetched from memory, where results bypass the caches: mean squared
+#: error 0.33 -> 0.29 ns an element, binary cross-entropy 0.42 -> 0.36; within the caches it costs more than it gains.
+FETCH_AHEAD = 1024
 #: Float64 lanes of the running sum.
 SUM_LANES = 8
 
@@ -46,7 +52,7 @@ class Build(NamedTuple):
 
 #: Kinds of the kernel's arguments. Arrays, C-contiguous or all alike: y_true (size), y_pred (size), weights
 #: (ceil(size / inner); negative: masked), gradient (size), hessian (size), losses (size), parameters (float64),
-#: partial sums (chunks; float64), control (next chunk, finished chunks; int64). Scalars: size, inner, scale, mode.
+#: partial sums (chunks; float64), control (see `fastloss.cpu.native`). Scalars: size, inner, scale, mode.
 ARGUMENTS = ("array",) * 9 + ("int", "int", "float", "int")
 
 
@@ -57,6 +63,9 @@ def _step(build: Build, element: Any, lanes: int) -> Callable[..., Any]:
         y: Pointer, p: Pointer, weight: Lanes, g: Pointer, h: Pointer, v: Pointer, scalars: tuple[Lanes, ...]
     ) -> Lanes:
         scale, *read = scalars
+        if build.bypass_cache:
+            y.moved(FETCH_AHEAD).prefetch(lanes)
+            p.moved(FETCH_AHEAD).prefetch(lanes)
         parameters = build.fixed if build.fixed is not None else read
         value, grad, hess = build.formula(y.load(element, lanes), p.load(element, lanes), *parameters)
 
@@ -92,6 +101,31 @@ def zero_sum(anchor: Pointer) -> Lanes:
 def whole_sum(total: Lanes) -> Lanes:
     """The running sum's lanes added up, as a scalar."""
     return total.halves_added(1).lane(0)
+
+
+def empty_sum(anchor: Pointer) -> tuple[Lanes, Lanes]:
+    """A scalar sum of nothing, and what rounding has left out of it."""
+    zero = Lanes(anchor.builder, ir.Constant(FLOAT64, 0.0))
+    return zero, zero
+
+
+def added(result: tuple[Lanes, Lanes], number: Lanes) -> tuple[Lanes, Lanes]:
+    """Add a chunk's sum, keeping what rounding leaves out (Knuth's two-sum), so that no number of chunks matters."""
+    total, left_out = result
+    together = total + number
+    share = together - total
+    return together, left_out + ((total - (together - share)) + (number - share))
+
+
+def sum_of(result: tuple[Lanes, Lanes]) -> Lanes:
+    """The sum as one number; infinities and NaN as they are."""
+    total, left_out = result
+    return where(abs(left_out) < math.inf, total + left_out, total)
+
+
+def load_scalar(element: ir.Type) -> Callable[[Pointer], Lanes]:
+    """A function that reads one number into the computing type."""
+    return lambda pointer: pointer.load(element, 0)
 
 
 def first_lanes(value: Lanes, count: Lanes) -> Lanes:
@@ -142,7 +176,7 @@ def kernel(build: Build) -> Callable[..., Any]:
     true, pred = STORAGES[build.true], STORAGES[build.pred]
     computing: Storage = STORAGES[pred.computing]
     element = computing.memory
-    lanes = 32 if element == FLOAT32 else 16
+    lanes = lanes_at_once(element)
 
     pointer_true, pointer_pred = array_pointer(true), array_pointer(pred)
     pointer_computing, pointer_doubles = array_pointer(computing), array_pointer(STORAGES["float64"])
@@ -159,7 +193,8 @@ def kernel(build: Build) -> Callable[..., Any]:
         emit(f) for f in (moved, copy_one, zero_sum, accumulate, whole_sum, first_lanes)
     )
     clear_true, clear_pred, clear_computing = emit(cleared(lanes)), emit(cleared(lanes)), emit(cleared(lanes))
-    claim, put = emit(fetch_add), emit(put_number)
+    put, double = emit(put_number), emit(load_scalar(FLOAT64))
+    nothing, plus, settled = emit(empty_sum), emit(added), emit(sum_of)
     weighted, want_grad, want_hess, want_losses = build.weighted, build.grad, build.hess, build.losses
     want_value = build.value
 
@@ -177,7 +212,7 @@ def kernel(build: Build) -> Callable[..., Any]:
         inner,
         scale,
         mode,
-    ):  # mode 0: alone, holding the GIL; 1: alone, released; 2: one of several threads, released
+    ):
         y, p, w = pointer_true(y_true), pointer_pred(y_pred), pointer_computing(weights)
         g, h, v = pointer_pred(gradient), pointer_pred(hessian), pointer_computing(losses)
         y_tail, p_tail, w_tail = buffer_true(), buffer_pred(), buffer_computing()
@@ -187,12 +222,13 @@ def kernel(build: Build) -> Callable[..., Any]:
         # Whatever lies on the stack would be computed on too, and subnormal numbers cost 150 cycles each.
         clear_true(y_tail), clear_pred(p_tail), clear_computing(w_tail)
         chunks = (size + CHUNK - 1) // CHUNK
-        result = 0.0
+        result = nothing(sums)
         chunk = -1
-        if mode != 0:
+        if mode in (RELEASED, SHARED):
             state = release_gil()
+        opened = open_job(claims) if mode == SHARED else 0
         while True:
-            chunk = claim(claims, 0, 1) if mode == 2 else chunk + 1
+            chunk = fetch_add(claims, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
             if chunk >= chunks:
                 break
             stop = min(size, (chunk + 1) * CHUNK)
@@ -231,15 +267,18 @@ def kernel(build: Build) -> Callable[..., Any]:
                             copy(v, i + k, v_tail, k)
                 if want_value:
                     total = add(total, value)
-            if chunks > 1:
+            if mode >= SHARED:
                 put(move(sums, chunk), finish(total))
             else:
-                result = finish(total)
-            if mode == 2 and claim(claims, 1, 1) + 1 == chunks:
-                result = 1.0
-        if mode != 0:
+                result = plus(result, finish(total))
+        if opened != 0:
+            close_job(claims)
+        if mode == SHARED:
+            for chunk in range(chunks):
+                result = plus(result, double(move(sums, chunk)))
+        if mode in (RELEASED, SHARED):
             take_gil(state)
-        return result
+        return settled(result)
 
     return elementwise
 
@@ -257,8 +296,7 @@ class Plan:
         self.build = build
         self.entry = _entry(build)
         self.parameters = np.array(parameters or [0.0])
-        # A memory-bound float32 element costs one thread about 0.4 ns, one with exp and log about 0.8 ns.
-        self.work = 1.6 if build.pred == "float64" else 0.8
+        self.work = nanoseconds(check(build.formula)) * (2 if build.pred == "float64" else 1)
 
     def __call__(
         self, y: Any, p: Any, weights: Any, inner: int, grad: Any, hess: Any, losses: Any, scale: float
@@ -286,7 +324,7 @@ class Plan:
                 return None
             count = 1.0 if is_sum else float(size)
             arrays = (y_true, y_pred, ABSENT, out, ABSENT, ABSENT, parameters)
-            total = alone(entry, arrays, (size, 1, 1.0 / count), -(-size // CHUNK), size * work)
+            total = run(entry, arrays, (size, 1, 1.0 / count), -(-size // CHUNK), size * work)
             return total / count, out
 
         return small

@@ -220,34 +220,3 @@ def stack_buffer(storage: Storage, count: int) -> Any:
 
     typed.__name__ = typed.__qualname__ = f"stack_{storage.name}_{count}"
     return intrinsic(typed)
-
-
-def fetch_add(pointer: Pointer, index: Lanes, amount: Lanes) -> Lanes:
-    """Atomically add to an int64 in memory and give its value from before."""
-    address = pointer.moved(index).value
-    return Lanes(pointer.builder, pointer.builder.atomic_rmw("add", address, amount.value, "acq_rel"))
-
-
-@intrinsic
-def release_gil(typing_context: Any) -> Any:
-    """Let other Python threads run; gives the state that `take_gil` wants back."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-        kind = ir.FunctionType(cgutils.voidptr_t, [])
-        function = cgutils.get_or_insert_function(builder.module, kind, "PyEval_SaveThread")
-        return builder.call(function, [])
-
-    return types.voidptr(), generate
-
-
-@intrinsic
-def take_gil(typing_context: Any, state: Any) -> Any:
-    """Wait for the right to run Python again."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t])
-        function = cgutils.get_or_insert_function(builder.module, kind, "PyEval_RestoreThread")
-        builder.call(function, [values[0]])
-        return context.get_dummy_value()
-
-    return types.void(state), generate

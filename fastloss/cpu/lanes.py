@@ -19,6 +19,15 @@ INT32, INT64, BIT = ir.IntType(32), ir.IntType(64), ir.IntType(1)
 _NO_BRANCHES = "a formula cannot branch on a value; use where(condition, yes, no)"
 
 
+def lanes_at_once(element: ir.Type) -> int:
+    """How many elements a sweep computes at once, in float32 or float64, on every machine.
+
+    Four AVX-512 registers: a formula is one long chain of dependent operations, and a processor that sees only two
+    of them at a time waits for results (binary cross-entropy: 0.77 against 0.67 ns an element).
+    """
+    return 64 if element == FLOAT32 else 32
+
+
 def vector_of(element: ir.Type, count: int) -> ir.Type:
     """LLVM type of ``count`` lanes; a count of 0 means a scalar."""
     return ir.VectorType(element, count) if count else element

@@ -1,25 +1,19 @@
-"""Threads for large inputs: a few helpers that share one kernel call with the caller.
+"""Threads for large inputs: how many there may be, and the life of the helpers of `fastloss.cpu.team`.
 
-Chunks are claimed and counted **inside** the kernel, by atomics on ``control``, so that no Python-side bookkeeping can
-be torn by an interrupt. The caller takes part and never waits for a helper that has not started. No Numba threading
-layer is used: none from PyPI is both thread-safe and fork-safe.
+No Numba threading layer is used: none from PyPI is both thread-safe and fork-safe.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
 from ..messages import rejected
-
-Kernel = Callable[..., float]
+from .team import MOST_MEMBERS, Team
 
 
 def _limit(name: str) -> int | None:
@@ -55,97 +49,77 @@ class Pool:
 
     def _reset(self) -> None:
         """Forget all threads: in a forked child none of them exists."""
-        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._helpers: list[threading.Thread] = []
         self._starting = threading.Lock()
+        self._team: Any = None
         self._closing = False
 
-    def _help(self, jobs: queue.SimpleQueue[Any]) -> None:
-        while (job := jobs.get()) is not None:
-            kernel, arguments, finished = job
-            with contextlib.suppress(Exception):  # a helper that died would never be replaced
-                if kernel(*arguments):
-                    finished.release()
-            del job, kernel, arguments, finished
+    def ready(self, helpers: int) -> tuple[Any, int]:
+        """Start threads up to ``helpers``; give the team, to be kept while its address is in use, and its size.
 
-    def _ensure(self, helpers: int) -> int:
-        """Start threads up to ``helpers``; give how many there are."""
-        if self._closing:
-            return 0
+        A size of 0: nobody can help.
+        """
         # Not by is_alive(): an interrupt in it marks a living thread as stopped (CPython 3.11).
-        if len(self._helpers) < helpers:
-            with self._starting:
-                while len(self._helpers) < helpers:
-                    helper = threading.Thread(target=self._help, args=(self._jobs,), name="fastloss", daemon=True)
-                    try:
-                        helper.start()
-                    except RuntimeError:  # no thread to be had: the caller works alone
-                        break
-                    self._helpers.append(helper)
-        return min(helpers, len(self._helpers))
+        if len(self._helpers) < helpers and not self._closing:
+            self._start(helpers)
+        team = self._team
+        return (None, 0) if team is None else (team, min(helpers, len(self._helpers)))
+
+    def _start(self, helpers: int) -> None:
+        with self._starting:
+            if self._team is None:
+                self._team = Team()
+            while len(self._helpers) < min(helpers, MOST_MEMBERS):
+                member = len(self._helpers)
+                helper = threading.Thread(target=self._team.helping(member), name="fastloss", daemon=True)
+                try:
+                    helper.start()
+                except RuntimeError:  # no thread to be had: the caller works alone
+                    break
+                self._helpers.append(helper)
+                self._team.count(member + 1)
 
     def stop(self) -> None:
         """End all helpers (before a fork and at exit); the next large call starts new ones."""
         with self._starting:
-            helpers, self._helpers = self._helpers, []
-            for _ in helpers:
-                self._jobs.put(None)
-            for helper in helpers:
-                helper.join(timeout=1.0)  # they are daemons: one that an interrupt lost track of must not hang the exit
+            self._stop()
+
+    def _stop(self) -> None:
+        team, self._team = self._team, None
+        helpers, self._helpers = self._helpers, []
+        if team is not None:
+            team.dismiss()
+        for helper in helpers:
+            helper.join(timeout=1.0)  # they are daemons: one that an interrupt lost track of must not hang the exit
+
+    def before_fork(self) -> None:
+        """End all helpers: with threads alive, a fork warns on Python >= 3.12. None can start until `after_fork`."""
+        self._starting.acquire()
+        self._stop()
+
+    def after_fork(self) -> None:
+        """Let helpers start again, in the parent."""
+        self._starting.release()
 
     def close(self) -> None:
         """End all helpers for good; later calls run in the caller's thread alone."""
         self._closing = True
         self.stop()
 
-    def run(self, kernel: Kernel, arguments: tuple[Any, ...], control: Any, chunks: int, threads: int) -> None:
-        """Run one kernel call on several threads; return when every chunk is done.
-
-        Parameters
-        ----------
-        kernel
-            Claims chunks from ``control[0]``, counts finished ones in ``control[1]`` and returns true if it finished
-            the last one.
-        arguments
-            Its arguments, ``control`` among them.
-        control
-            Int64 zeros.
-        chunks
-            Number of chunks.
-        threads
-            The most that may take part, the caller included.
-        """
-        finished = threading.Lock()
-        finished.acquire()
-        interrupt: BaseException | None = None
-        asked = worked = False
-        # Helpers may be writing into the caller's arrays: whatever interrupts, first finish, then raise.
-        while True:
-            try:
-                if not asked:
-                    asked = True
-                    for _ in range(self._ensure(min(threads, chunks) - 1)):
-                        self._jobs.put((kernel, arguments, finished))
-                if not worked:
-                    kernel(*arguments)  # called again after an interrupt, it finds nothing left to claim
-                    worked = True
-                while control[1] < chunks:
-                    finished.acquire(timeout=0.05)
-                break
-            except BaseException as error:  # noqa: BLE001
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
-
 
 pool = Pool()
 
 
 def _before_fork() -> None:
-    # A fork during a compile would leave Numba's lock taken in the child for ever; one with helpers alive warns on
-    # Python >= 3.12.
+    # A fork during a compile would leave Numba's lock taken in the child for ever. The pool's lock comes first, as
+    # where helpers are started, which compiles what they run.
+    pool.before_fork()
     global_compiler_lock.acquire()
-    pool.stop()
+
+
+def _after_fork_in_parent() -> None:
+    global_compiler_lock.release()
+    pool.after_fork()
 
 
 def _after_fork_in_child() -> None:
@@ -154,9 +128,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=global_compiler_lock.release, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 threading._register_atexit(pool.close)  # type: ignore[attr-defined]
 
 

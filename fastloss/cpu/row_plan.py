@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from ..formula.subset import check
 from . import rowwise, rowwise_few
 from .cache import compiled, fingerprint
+from .lanes import lanes_at_once
 from .pool import pool
 from .quick import fits
 from .rowwise import RowBuild
 from .rowwise_few import most_classes
-from .run import ABSENT, QUICK_UP_TO, alone, run
+from .run import ABSENT, QUICK_UP_TO, nanoseconds, run
 from .storage import STORAGES
+
+#: Estimated nanoseconds that transposing adds to a float32 element.
+TRANSPOSING = 0.8
 
 
 @cache
@@ -34,9 +39,11 @@ class RowPlan:
         self.entry = _entry(build, few_classes)
         self.few_classes, self.parameters = few_classes, parameters
         self.computing = np.dtype(build.computing.name)
-        self.lanes = 32 if self.computing == np.float32 else 16
+        self.lanes = lanes_at_once(build.computing.memory)
+        self.block = rowwise_few.rows_at_once(build.computing.name)
         self.ones = np.ones(1, self.computing)
-        self.work = 1.6 if build.computing.name == "float64" else 0.8
+        work = sum(nanoseconds(check(piece)) for piece in (build.formula.statistics, build.formula.element) if piece)
+        self.work = (work + TRANSPOSING * few_classes) * (2 if build.computing.name == "float64" else 1)
         self._scaled: dict[tuple[float, float], Any] = {}
 
     def __call__(
@@ -82,7 +89,7 @@ class RowPlan:
     def _grid(self, classes: int) -> tuple[int, int]:
         """Rows per chunk, as the kernel has it, and elements of one thread's scratch."""
         if self.few_classes:
-            return rowwise_few.rows_per_chunk(classes, self.lanes), 0
+            return rowwise_few.rows_per_chunk(classes, self.block), 0
         return rowwise.rows_per_chunk(classes), -(-classes // self.lanes) * self.lanes
 
     def _parameters(self, classes: int, class_weights: Any) -> Any:
@@ -128,13 +135,16 @@ class RowPlan:
             rows = size // classes
             count = 1.0 if is_sum else float(rows)
             per_chunk, pitch = grid(classes)
+            chunks = -(-rows // per_chunk)
+            threads = min(pool.threads, chunks) if pitch else None
             parameters = scaled.get((classes, classes))
             arrays = (
-                y_true, y_pred, ones, ones, out, ABSENT, ABSENT, np.empty(pitch, computing) if pitch else ABSENT,
+                y_true, y_pred, ones, ones, out, ABSENT, ABSENT,
+                np.empty(pitch * threads, computing) if threads else ABSENT,
                 self._parameters(classes, None) if parameters is None else parameters,
             )  # fmt: skip
             sizes = (rows, classes, rows, 0, 0, pitch, 1.0 / count)
-            total = alone(entry, arrays, sizes, -(-rows // per_chunk), size * work)
+            total = run(entry, arrays, sizes, chunks, size * work, threads)
             if total != total and self.build.indexed:
                 require_labels(y_true, classes)
             return total / count, out

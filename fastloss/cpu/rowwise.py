@@ -19,9 +19,21 @@ from llvmlite import ir
 from numba.extending import register_jitable
 
 from ..formula.rows import RowFormula
-from .elementwise import accumulate, cleared, copy_one, first_lanes, moved, put_number, whole_sum, zero_sum
-from .emit import array_pointer, emit, fetch_add, release_gil, stack_buffer, take_gil
-from .lanes import FLOAT32, FLOAT64, Lanes, as_lanes
+from .elementwise import (
+    accumulate,
+    added,
+    empty_sum,
+    first_lanes,
+    load_scalar,
+    moved,
+    put_number,
+    sum_of,
+    whole_sum,
+    zero_sum,
+)
+from .emit import array_pointer, emit
+from .lanes import FLOAT64, INT32, Lanes, as_lanes, lanes_at_once
+from .native import NEXT_CHUNK, NEXT_SCRATCH, RELEASED, SHARED, close_job, fetch_add, open_job, release_gil, take_gil
 from .storage import STORAGES, Pointer, Storage
 from .vector_math import where
 
@@ -60,8 +72,8 @@ class RowBuild(NamedTuple):
 #: Kinds of the kernel's arguments. Arrays, C-contiguous: labels (rows) or y_true (rows, classes); y_pred (rows,
 #: classes); row weights (ceil(rows / inner); negative: masked); class weights (classes); gradient and hessian (rows,
 #: classes); losses (rows); scratch (threads, pitch); parameters (float64); partial sums (chunks; float64); control
-#: (next chunk, finished chunks, next scratch row; int64). Scalars: rows, classes, inner, ignored label, whether there
-#: is one, pitch, scale, mode. A bad label makes the result NaN.
+#: (see `fastloss.cpu.native`). Scalars: rows, classes, inner, ignored label, whether there is one, pitch, scale, mode.
+#: A bad label makes the result NaN.
 ARGUMENTS = ("array",) * 11 + ("int",) * 6 + ("float", "int")
 
 
@@ -89,20 +101,26 @@ class RowSteps:
         return {name: value.convert(element) for name, value in zip(names, parameters, strict=True)}
 
     def _element_values(
-        self, x: Pointer, y: Pointer, kept: Pointer, class_weight: Pointer, named: dict[str, Any], count: int
+        self,
+        x: Pointer,
+        y: Pointer,
+        kept: Pointer,
+        class_weight: Pointer,
+        named: dict[str, Any],
+        left: Lanes | None = None,
     ) -> dict[str, Any]:
-        """What formulas may ask for about some elements, loaded only when asked for."""
+        """What formulas may ask for about one vector of elements, loaded only when asked for."""
         return {
             **named,
-            "x": lambda: x.load(self.element, count),
-            "y": lambda: y.load(self.element, count),
-            "kept": lambda: kept.load(self.element, count),
-            "class_weight": lambda: self._class_weight(class_weight, count),
+            "x": lambda: x.load(self.element, self.lanes, left),
+            "y": lambda: y.load(self.element, self.lanes, left),
+            "kept": lambda: kept.load(self.element, self.lanes),
+            "class_weight": lambda: self._class_weight(class_weight, self.lanes, left),
         }
 
-    def _class_weight(self, pointer: Pointer, count: int) -> Lanes:
+    def _class_weight(self, pointer: Pointer, count: int, left: Lanes | None = None) -> Lanes:
         if self.build.class_weighted:
-            return pointer.load(self.element, count)
+            return pointer.load(self.element, count, left)
         return Lanes(pointer.builder, ir.Constant(self.element, 1.0))
 
     def no_sums(self, anchor: Pointer) -> tuple[Lanes, ...]:
@@ -116,14 +134,18 @@ class RowSteps:
             return zero_sum(anchor)
         return Lanes(anchor.builder, ir.Constant(self.element, -math.inf)).broadcast(self.lanes)
 
-    def pad(self, tail: Pointer) -> None:
-        """Fill a buffer with what does not change the first pass."""
-        number = -math.inf if self.formula.first == "peak" else 0.0
-        tail.store(Lanes(tail.builder, ir.Constant(self.element, number)).broadcast(self.lanes))
-
     def first_step(self, x: Pointer, running: Lanes) -> Lanes:
         """Take one vector into the first pass. A NaN does not become the peak: it shows in the statistics."""
-        loaded = x.load(self.element, self.lanes)
+        return self._first_step(x.load(self.element, self.lanes), running)
+
+    def first_tail(self, x: Pointer, running: Lanes, left: Lanes) -> Lanes:
+        """The same for the ``left`` elements at a row's end."""
+        loaded = x.load(self.element, self.lanes, left)
+        if self.formula.first == "peak":
+            loaded = where(loaded.numbered() < left.convert(INT32), loaded, -math.inf)
+        return self._first_step(loaded, running)
+
+    def _first_step(self, loaded: Lanes, running: Lanes) -> Lanes:
         if self.formula.first != "peak":
             return accumulate(running, loaded)
         return where(loaded > running, loaded, running)
@@ -168,7 +190,7 @@ class RowSteps:
         sums: tuple[Lanes, ...],
         left: Lanes,
     ) -> tuple[Lanes, ...]:
-        """The same where lanes from ``left`` on are void."""
+        """The same for the ``left`` elements at a row's end."""
         return self._statistics(x, y, class_weight, kept, first, parameters, sums, left)
 
     def _statistics(
@@ -182,7 +204,7 @@ class RowSteps:
         sums: tuple[Lanes, ...],
         left: Lanes | None,
     ) -> tuple[Lanes, ...]:
-        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), self.lanes)
+        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), left)
         if self.formula.first:
             values[self.formula.first] = first.convert(self.element)
         terms = self.formula.statistics_of(values)
@@ -217,6 +239,28 @@ class RowSteps:
         results = self.formula.finish_of(values, first.convert(FLOAT64), sums)
         return tuple(as_lanes(result, first.convert(FLOAT64), 0) for result in results)
 
+    def true_class(
+        self,
+        target_weight: Lanes,
+        first: Lanes,
+        target_x: Lanes,
+        finished: tuple[Lanes, ...],
+        parameters: tuple[Lanes, ...],
+        scale: Lanes,
+    ) -> tuple[Lanes, Lanes]:
+        """The true class's gradient and Hessian, scaled, in the computing type."""
+        values = self.named(parameters, FLOAT64)
+        values |= {"target_x": target_x.convert(FLOAT64), "target_weight": target_weight.convert(FLOAT64)}
+        assert self.formula.target_element is not None
+        results = self.formula.rule_of(self.formula.target_element, values, first.convert(FLOAT64), finished[1:])
+        grad, hess = ((as_lanes(result, scale, 0) * scale).convert(self.element) for result in results)
+        return grad, hess
+
+    def no_class(self, anchor: Pointer) -> tuple[Lanes, Lanes]:
+        """What stands for it where targets are dense."""
+        zero = Lanes(anchor.builder, ir.Constant(self.element, 0.0))
+        return zero, zero
+
     def element_step(
         self,
         x: Pointer,
@@ -231,44 +275,83 @@ class RowSteps:
         scale: Lanes,
     ) -> None:
         """Write one vector of gradient and Hessian."""
-        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), self.lanes)
-        coefficients = tuple(value.convert(self.element) for value in finished[1:])
-        results = self.formula.rule_of(self.formula.element, values, first.convert(self.element), coefficients)
-        self._write(results, g, h, scale.convert(self.element), self.lanes, self.build.bypass_cache)
+        results = self._element(x, y, class_weight, kept, first, finished, parameters, scale, None)
+        self._write(results, g, h, self.build.bypass_cache, None)
 
-    def target_step(
+    def element_target(
         self,
-        target_weight: Lanes,
+        x: Pointer,
+        y: Pointer,
+        class_weight: Pointer,
+        kept: Pointer,
         g: Pointer,
         h: Pointer,
         first: Lanes,
-        target_x: Lanes,
         finished: tuple[Lanes, ...],
         parameters: tuple[Lanes, ...],
         scale: Lanes,
+        true_class: tuple[Lanes, Lanes],
+        label: Lanes,
     ) -> None:
-        """Write the true class's gradient and Hessian over what the element rule wrote there."""
-        values = self.named(parameters, FLOAT64)
-        values |= {"target_x": target_x.convert(FLOAT64), "target_weight": target_weight.convert(FLOAT64)}
-        assert self.formula.target_element is not None
-        results = self.formula.rule_of(self.formula.target_element, values, first.convert(FLOAT64), finished[1:])
-        self._write(results, g, h, scale, 0, bypass_cache=False)
+        """The same where lane ``label`` is the true class: put in before it is written, not over what was."""
+        results = self._element(x, y, class_weight, kept, first, finished, parameters, scale, None)
+        self._write(self._with_target(results, true_class, label), g, h, self.build.bypass_cache, None)
 
-    def _write(self, results: Any, g: Pointer, h: Pointer, scale: Lanes, count: int, bypass_cache: bool) -> None:
+    def element_tail(
+        self,
+        x: Pointer,
+        y: Pointer,
+        class_weight: Pointer,
+        kept: Pointer,
+        g: Pointer,
+        h: Pointer,
+        first: Lanes,
+        finished: tuple[Lanes, ...],
+        parameters: tuple[Lanes, ...],
+        scale: Lanes,
+        true_class: tuple[Lanes, Lanes],
+        label: Lanes,
+        left: Lanes,
+    ) -> None:
+        """The same for the ``left`` elements at a row's end; the true class may be none of them."""
+        results = self._element(x, y, class_weight, kept, first, finished, parameters, scale, left)
+        if self.build.indexed:
+            results = self._with_target(results, true_class, label)
+        self._write(results, g, h, False, left)
+
+    def _element(
+        self,
+        x: Pointer,
+        y: Pointer,
+        class_weight: Pointer,
+        kept: Pointer,
+        first: Lanes,
+        finished: tuple[Lanes, ...],
+        parameters: tuple[Lanes, ...],
+        scale: Lanes,
+        left: Lanes | None,
+    ) -> tuple[Lanes, ...]:
+        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), left)
+        coefficients = tuple(value.convert(self.element) for value in finished[1:])
+        results = self.formula.rule_of(self.formula.element, values, first.convert(self.element), coefficients)
+        scale = scale.convert(self.element)
+        return tuple(as_lanes(result, scale, self.lanes) * scale for result in results)
+
+    def _with_target(
+        self, results: tuple[Lanes, ...], true_class: tuple[Lanes, Lanes], label: Lanes
+    ) -> tuple[Lanes, ...]:
+        is_target = results[0].numbered() == label.convert(INT32)
+        return tuple(where(is_target, own, other) for own, other in zip(true_class, results, strict=True))
+
+    def _write(self, results: Any, g: Pointer, h: Pointer, bypass_cache: bool, left: Lanes | None) -> None:
         for wanted, pointer, result in zip((self.build.grad, self.build.hess), (g, h), results, strict=True):
             if wanted:
-                scaled = as_lanes(result, scale, count) * scale
-                pointer.store(scaled.convert(self.element), bypass_cache=bypass_cache)
+                pointer.store(result, bypass_cache=bypass_cache, left=left)
 
 
 def load_integer(pointer: Pointer) -> Lanes:
     """Read one integer as int64."""
     return pointer.load_integer()
-
-
-def load_scalar(element: ir.Type) -> Callable[[Pointer], Lanes]:
-    """A function that reads one number into the computing type."""
-    return lambda pointer: pointer.load(element, 0)
 
 
 def store_zeros(element: ir.Type, count: int) -> Callable[[Pointer], None]:
@@ -291,7 +374,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     )
     true, pred = STORAGES[build.true], STORAGES[build.pred]
     computing = build.computing
-    lanes = 32 if computing.memory == FLOAT32 else 16
+    lanes = lanes_at_once(computing.memory)
     group = GROUP * lanes
     steps = RowSteps(build, lanes)
     has_first, has_statistics = formula.first is not None, formula.statistics is not None
@@ -299,31 +382,26 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
 
     pointer_true, pointer_pred, pointer_computing = (array_pointer(storage) for storage in (true, pred, computing))
     pointer_doubles, pointer_control = array_pointer(STORAGES["float64"]), array_pointer(STORAGES["int64"])
-    claim, put, integer = emit(fetch_add), emit(put_number), emit(load_integer)
-    double, clear = emit(load_scalar(FLOAT64)), emit(cleared(lanes))
+    put, integer = emit(put_number), emit(load_integer)
+    nothing, plus, settled = emit(empty_sum), emit(added), emit(sum_of)
+    double = emit(load_scalar(FLOAT64))
     want_value = build.value
-    buffer_true, buffer_pred, buffer_computing = (stack_buffer(storage, lanes) for storage in (true, pred, computing))
-    move, copy, scalar = emit(moved), emit(copy_one), emit(load_scalar(computing.memory))
+    move, scalar = emit(moved), emit(load_scalar(computing.memory))
     zeros, one_zero = emit(store_zeros(computing.memory, lanes)), emit(store_zeros(computing.memory, 0))
-    parameters_of, first_start, first_step = (
-        emit(steps.parameters),
-        emit(steps.first_start),
-        emit(steps.first_step),
+    parameters_of, no_sums, widen = (emit(f) for f in (steps.parameters, steps.no_sums, steps.widen))
+    first_start, first_step, first_tail, first_end = (
+        emit(f) for f in (steps.first_start, steps.first_step, steps.first_tail, steps.first_end)
     )
-    first_end, no_sums, widen, pad = (
-        emit(steps.first_end),
-        emit(steps.no_sums),
-        emit(steps.widen),
-        emit(steps.pad),
-    )
-    finish, element_step = emit(steps.finish), emit(steps.element_step)
+    finish, element_step, element_tail = emit(steps.finish), emit(steps.element_step), emit(steps.element_tail)
     no_totals = emit(lambda anchor: (zero_sum(anchor),) * steps.sum_count)
     rows_in_chunk = register_jitable(rows_per_chunk)
     if has_statistics:
         statistics_step = emit(steps.statistics_step)
         statistics_tail, fetch_ahead = emit(steps.statistics_tail), emit(steps.fetch_ahead)
     if indexed:
-        target_step = emit(steps.target_step)
+        element_target, true_class = emit(steps.element_target), emit(steps.true_class)
+    else:
+        no_class = emit(steps.no_class)
 
     def rowwise(
         target, y_pred, weights, class_weights, gradient, hessian, losses, scratch, parameters, partials, control,
@@ -331,27 +409,22 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     ):  # fmt: skip
         y, p, cw = pointer_true(target), pointer_pred(y_pred), pointer_computing(class_weights)
         g, h = pointer_pred(gradient), pointer_pred(hessian)
-        y_tail, p_tail, cw_tail = buffer_true(), buffer_pred(), buffer_computing()
-        g_tail, h_tail = buffer_pred(), buffer_pred()
         constants = parameters_of(pointer_doubles(parameters))
         w, v = pointer_computing(weights), pointer_computing(losses)
         sums_of_chunks, claims = pointer_doubles(partials), pointer_control(control)
-        (
-            clear(y_tail),
-            clear(cw_tail),
-        )  # what lies on the stack is computed on too; subnormal numbers would be slow
         full = classes // lanes * lanes
         left = classes - full
         chunk_rows = rows_in_chunk(classes)
         chunks = (rows + chunk_rows - 1) // chunk_rows
-        result = 0.0
+        result = nothing(sums_of_chunks)
         chunk = -1
-        if mode != 0:
+        if mode in (RELEASED, SHARED):
             state = release_gil()
-        slot = claim(claims, 2, 1) if mode == 2 else 0
+        opened = open_job(claims) if mode == SHARED else 0
+        slot = fetch_add(claims, NEXT_SCRATCH, 1) if mode >= SHARED else 0
         kept = move(pointer_computing(scratch), slot * pitch)
         while True:
-            chunk = claim(claims, 0, 1) if mode == 2 else chunk + 1
+            chunk = fetch_add(claims, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
             if chunk >= chunks:
                 break
             total = 0.0
@@ -381,21 +454,13 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     if want_losses:
                         put(move(v, row), 0.0)
                     continue
-                if left > 0:
-                    pad(p_tail)
-                    for k in range(left):
-                        copy(p_tail, k, x_row, full + k)
-                        if not indexed:
-                            copy(y_tail, k, y_row, full + k)
-                        if class_weighted:
-                            copy(cw_tail, k, cw, full + k)
                 first = 0.0
                 if has_first:
                     running = first_start(p)
                     for j in range(0, full, lanes):
                         running = first_step(move(x_row, j), running)
                     if left > 0:
-                        running = first_step(p_tail, running)
+                        running = first_tail(move(x_row, full), running, left)
                     first = first_end(running)
                 totals = no_totals(p)
                 if has_statistics:
@@ -415,7 +480,16 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                         totals = widen(totals, sums)
                     if left > 0:
                         sums = no_sums(p)
-                        sums = statistics_tail(p_tail, y_tail, cw_tail, move(kept, full), first, constants, sums, left)
+                        sums = statistics_tail(
+                            move(x_row, full),
+                            move(y_row, full),
+                            move(cw, full),
+                            move(kept, full),
+                            first,
+                            constants,
+                            sums,
+                            left,
+                        )
                         totals = widen(totals, sums)
                 target_x = scalar(move(x_row, label)) if indexed else scalar(p)
                 target_weight = scalar(move(cw, label)) if class_weighted else scalar(cw)
@@ -427,48 +501,38 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     put(move(v, row), value)
                 if want_grad or want_hess:
                     row_scale = scale * weight
-                    for j in range(0, full, lanes):
-                        element_step(
-                            move(x_row, j), move(y_row, j), move(cw, j), move(kept, j), move(g_row, j), move(h_row, j),
-                            first, finished, constants, row_scale,
-                        )  # fmt: skip
-                    if left > 0:
-                        element_step(
-                            p_tail,
-                            y_tail,
-                            cw_tail,
-                            move(kept, full),
-                            g_tail,
-                            h_tail,
-                            first,
-                            finished,
-                            constants,
-                            row_scale,
-                        )
-                        for k in range(left):
-                            if want_grad:
-                                copy(g_row, full + k, g_tail, k)
-                            if want_hess:
-                                copy(h_row, full + k, h_tail, k)
                     if indexed:
-                        target_step(
-                            target_weight,
-                            move(g_row, label),
-                            move(h_row, label),
-                            first,
-                            target_x,
-                            finished,
-                            constants,
-                            row_scale,
-                        )
-            if chunks > 1:
+                        own = true_class(target_weight, first, target_x, finished, constants, row_scale)
+                    else:
+                        own = no_class(p)
+                    for j in range(0, full, lanes):
+                        if indexed and j <= label < j + lanes:
+                            element_target(
+                                move(x_row, j), y, move(cw, j), move(kept, j), move(g_row, j), move(h_row, j),
+                                first, finished, constants, row_scale, own, label - j,
+                            )  # fmt: skip
+                        else:
+                            element_step(
+                                move(x_row, j), move(y_row, j), move(cw, j), move(kept, j), move(g_row, j),
+                                move(h_row, j), first, finished, constants, row_scale,
+                            )  # fmt: skip
+                    if left > 0:
+                        element_tail(
+                            move(x_row, full), move(y_row, full), move(cw, full), move(kept, full),
+                            move(g_row, full), move(h_row, full), first, finished, constants, row_scale,
+                            own, label - full, left,
+                        )  # fmt: skip
+            if mode >= SHARED:
                 put(move(sums_of_chunks, chunk), total)
             else:
-                result = total
-            if mode == 2 and claim(claims, 1, 1) + 1 == chunks:
-                result = 1.0
-        if mode != 0:
+                result = plus(result, total)
+        if opened != 0:
+            close_job(claims)
+        if mode == SHARED:
+            for chunk in range(chunks):
+                result = plus(result, double(move(sums_of_chunks, chunk)))
+        if mode in (RELEASED, SHARED):
             take_gil(state)
-        return result
+        return settled(result)
 
     return rowwise

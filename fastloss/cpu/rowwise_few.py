@@ -4,8 +4,8 @@ A row of ten classes fills a third of a vector, and reducing it costs more than 
 block of 32 (float64: 16) rows is transposed by shuffles (half a cycle an element), every vector holds one class of
 all the rows, and no reduction across lanes is left: 1.1 ns an element.
 
-Precision policy: everything within a row is in the computing type, sums over a row in groups of `GROUP` classes;
-losses are summed over rows in float64. The order of summation depends on the shape only.
+Precision policy: a row's loss and coefficients are in the computing type; sums over a row run in it for `GROUP`
+classes and then in float64; losses are summed over rows in float64. The order of summation depends on the shape only.
 """
 
 from __future__ import annotations
@@ -17,17 +17,35 @@ from typing import Any
 from llvmlite import ir
 from numba.extending import register_jitable
 
-from .elementwise import accumulate, cleared, copy_one, moved, put_number, whole_sum, zero_sum
-from .emit import array_pointer, emit, fetch_add, release_gil, stack_buffer, take_gil
-from .lanes import FLOAT32, FLOAT64, Lanes, as_lanes
-from .rowwise import GROUP, RowBuild, RowSteps, load_integer, load_scalar, store_zeros
+from .elementwise import (
+    accumulate,
+    added,
+    cleared,
+    copy_one,
+    empty_sum,
+    load_scalar,
+    moved,
+    put_number,
+    sum_of,
+    whole_sum,
+    zero_sum,
+)
+from .emit import array_pointer, emit, stack_buffer
+from .lanes import FLOAT64, Lanes, as_lanes
+from .native import NEXT_CHUNK, RELEASED, SHARED, close_job, fetch_add, open_job, release_gil, take_gil
+from .rowwise import GROUP, RowBuild, RowSteps, load_integer, store_zeros
 from .storage import STORAGES, Pointer
 from .vector_math import where
 
 
 def most_classes(computing: str) -> int:
     """Largest number of classes that is faster transposed than row by row."""
-    return 48 if computing == "float32" else 32
+    return 160 if computing == "float32" else 96
+
+
+def rows_at_once(computing: str) -> int:
+    """Rows in a block."""
+    return 32 if computing == "float32" else 16
 
 
 def rows_per_chunk(classes: int, lanes: int) -> int:
@@ -83,13 +101,18 @@ class BlockSteps(RowSteps):
         number = float("-inf") if self.formula.first == "peak" else 0.0
         return Lanes(anchor.builder, ir.Constant(self.element, number)).broadcast(self.lanes)
 
-    def _class_weight(self, pointer: Pointer, count: int) -> Lanes:
+    def _class_weight(self, pointer: Pointer, count: int, left: Lanes | None = None) -> Lanes:
         """One class's weight: lanes are rows."""
         return super()._class_weight(pointer, 0)
 
+    def no_totals(self, anchor: Pointer) -> tuple[Lanes, ...]:
+        """Empty row sums."""
+        zero = Lanes(anchor.builder, ir.Constant(FLOAT64, 0.0)).broadcast(self.lanes)
+        return (zero,) * self.sum_count
+
     def block_widen(self, totals: tuple[Lanes, ...], sums: tuple[Lanes, ...]) -> tuple[Lanes, ...]:
-        """Add the group sums to the row sums."""
-        return tuple(total + group for total, group in zip(totals, sums, strict=True))
+        """Move the group sums on to the row sums, in float64."""
+        return tuple(total + group.convert(FLOAT64) for total, group in zip(totals, sums, strict=True))
 
     def block_finish(
         self,
@@ -102,7 +125,8 @@ class BlockSteps(RowSteps):
     ) -> tuple[Lanes, ...]:
         """Weighted losses and coefficients of a block of rows."""
         values = self._target_values(parameters, target_x, target_weight)
-        results = self.formula.finish_of(values, first, totals)
+        sums = tuple(total.convert(self.element) for total in totals)
+        results = self.formula.finish_of(values, first, sums)
         value, *coefficients = (as_lanes(result, first, self.lanes) for result in results)
         weight = weights.load(self.element, self.lanes)
         return (where(weight < 0.0, 0.0, value * weight), *coefficients)
@@ -129,7 +153,7 @@ class BlockSteps(RowSteps):
         scale: Lanes,
     ) -> None:
         """Replace one class of the block by its gradient (in x) and Hessian (in kept)."""
-        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), self.lanes)
+        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element))
         results = self.formula.rule_of(self.formula.element, values, first, finished[1:])
         self._write_block(results, x, kept, weights, scale)
 
@@ -170,7 +194,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     )
     true, pred = STORAGES[build.true], STORAGES[build.pred]
     computing = build.computing
-    lanes = 32 if computing.memory == FLOAT32 else 16
+    lanes = rows_at_once(computing.name)
     steps = BlockSteps(build, lanes)
     tile, block_size = steps.tile, (most_classes(computing.name) + steps.tile) * lanes
     has_first, has_statistics, class_weighted = (
@@ -181,7 +205,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
 
     pointer_true, pointer_pred, pointer_computing = (array_pointer(storage) for storage in (true, pred, computing))
     pointer_doubles, pointer_control = array_pointer(STORAGES["float64"]), array_pointer(STORAGES["int64"])
-    claim, put, integer = emit(fetch_add), emit(put_number), emit(load_integer)
+    put, integer = emit(put_number), emit(load_integer)
+    nothing, plus, settled = emit(empty_sum), emit(added), emit(sum_of)
     double, clear = emit(load_scalar(FLOAT64)), emit(cleared(lanes))
     want_value = build.value
     block_buffer, lanes_buffer = stack_buffer(computing, block_size), stack_buffer(computing, lanes)
@@ -199,7 +224,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         emit(steps.block_start),
         emit(steps.block_first),
     )
-    no_sums, widen = emit(steps.no_sums), emit(steps.block_widen)
+    no_sums, no_totals, widen = emit(steps.no_sums), emit(steps.no_totals), emit(steps.block_widen)
     finish, element_step, target_step = (
         emit(steps.block_finish),
         emit(steps.block_element),
@@ -226,12 +251,13 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         last_column = max(classes - tile, 0)
         chunk_rows = rows_in_chunk(classes, lanes)
         chunks = (rows + chunk_rows - 1) // chunk_rows
-        result = 0.0
+        result = nothing(sums_of_chunks)
         chunk = -1
-        if mode != 0:
+        if mode in (RELEASED, SHARED):
             state = release_gil()
+        opened = open_job(claims) if mode == SHARED else 0
         while True:
-            chunk = claim(claims, 0, 1) if mode == 2 else chunk + 1
+            chunk = fetch_add(claims, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
             if chunk >= chunks:
                 break
             total = zero(p)
@@ -245,7 +271,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     y_from, p_from = y if indexed else move(y, row * classes), move(p, row * classes)
                     g_to, h_to = move(g, row * classes), move(h, row * classes)
                 else:
-                    for k in range(0, block_size, lanes):
+                    for k in range(0, (classes + tile) * lanes, lanes):
                         clear(move(p_rows, k))
                         if not indexed:
                             clear(move(y_rows, k))
@@ -260,7 +286,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                         block_in_pred(p_from, classes, x_block, tile_row, column)
                         if not indexed:
                             block_in_true(y_from, classes, y_block, tile_row, column)
-                zeros(target_x)
+                zeros(target_x), zeros(target_weight)
                 for k in range(lanes):
                     weight = -1.0
                     if k < count:
@@ -280,7 +306,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                 if has_first:
                     for j in range(classes):
                         first = block_first(move(x_block, j * lanes), first)
-                totals = no_sums(p)
+                totals = no_totals(p)
                 if has_statistics:
                     for start in range(0, classes, GROUP):
                         sums = no_sums(p)
@@ -335,14 +361,17 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                             if want_hess:
                                 copy(h, row * classes + k, h_rows, k)
             chunk_sum = math.nan if bad else whole(total)
-            if chunks > 1:
+            if mode >= SHARED:
                 put(move(sums_of_chunks, chunk), chunk_sum)
             else:
-                result = chunk_sum
-            if mode == 2 and claim(claims, 1, 1) + 1 == chunks:
-                result = 1.0
-        if mode != 0:
+                result = plus(result, chunk_sum)
+        if opened != 0:
+            close_job(claims)
+        if mode == SHARED:
+            for chunk in range(chunks):
+                result = plus(result, double(move(sums_of_chunks, chunk)))
+        if mode in (RELEASED, SHARED):
             take_gil(state)
-        return result
+        return settled(result)
 
     return rowwise_few

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 
+from ..formula.source import FormulaSource
+from .native import HOLDING, RELEASED, SHARED
 from .pool import pool
 
-#: Estimated nanoseconds of work from which other Python threads may run meanwhile (releasing the lock and taking it
-#: back beside a busy thread costs up to 5 ms, so short calls keep it).
+#: Estimated nanoseconds of work from which the interpreter lock is released and helpers may share (taking the lock
+#: back beside a busy Python thread costs up to 5 ms, so short calls keep it).
 RELEASE_FROM = 50_000
-#: Estimated nanoseconds of work from which helpers join in: a hand-off costs about 50 us.
-SHARE_FROM = 250_000
+#: Estimated nanoseconds of work from which helpers that sleep are woken: to wake one costs the caller up to 16 us and
+#: takes 50, on a virtual machine, and gains nothing for a call of 0.15 ms.
+WAKE_FROM = 200_000
+#: Nanoseconds since the last such call within which helpers are woken for any: a loop of them keeps helpers awake.
+RECENT = 20_000
+
+#: Estimated nanoseconds per float32 element of a formula, besides what its primitives take, and of those that matter.
+_SWEEP = 0.2
+_COSTS = {"exp": 0.3, "exp_nonpositive": 0.25, "log": 0.5, "log1p": 0.5, "log1p_unit": 0.2, "sqrt": 0.1}
 
 #: Elements up to which a call may take the short way in (see `fastloss.cpu.quick`).
-QUICK_UP_TO = 1 << 16
+QUICK_UP_TO = 1 << 20
 
 #: Stands for an array that a kernel does not use.
 ABSENT = np.zeros(8)
@@ -35,12 +45,11 @@ def run(
     Parameters
     ----------
     entry
-        Takes ``arrays``, partial sums, control, ``sizes`` and the mode (0 alone; 1 alone, other Python threads may
-        run; 2 shared).
+        Takes ``arrays``, partial sums, control (see `fastloss.cpu.native`), ``sizes`` and how to run.
     arrays
         Array arguments before the partial sums.
     sizes
-        Scalar arguments between control and mode.
+        Scalar arguments between control and how to run.
     chunks
         Number of chunks; a function of the shape only, and so the order of the sum.
     work
@@ -48,27 +57,30 @@ def run(
     threads
         The most that may take part, the caller included; the pool's number if None.
     """
-    threads = pool.threads if threads is None else threads
-    if chunks <= 1 or work < SHARE_FROM or threads == 1:
-        return alone(entry, arrays, sizes, chunks, work)
-    partials, control = np.empty(chunks), np.zeros(3, np.int64)
-    pool.run(entry, (*arrays, partials, control, *sizes, 2), control, chunks, threads)
-    return chunk_sum(partials)
+    global _last_end
+    if work < RELEASE_FROM:
+        return entry(*arrays, ABSENT, ABSENT, *sizes, HOLDING)
+    try:
+        threads = pool.threads if threads is None else threads
+        if chunks > 1 and threads > 1:
+            team, helpers = pool.ready(min(threads, chunks) - 1)
+            if helpers:
+                wake = work >= WAKE_FROM or perf_counter_ns() - _last_end < RECENT
+                partials, control = np.empty(chunks), np.array((0, 0, team.address, helpers, wake), np.int64)
+                return entry(*arrays, partials, control, *sizes, SHARED)
+        return entry(*arrays, ABSENT, ABSENT, *sizes, RELEASED)
+    finally:
+        _last_end = perf_counter_ns()
 
 
-def chunk_sum(partials: Any) -> float:
-    """The sum of the chunks' results, in an order that only their number decides."""
-    with np.errstate(all="ignore"):  # an infinite loss is a result
-        return float(np.add.reduce(partials))
+_last_end = 0
 
 
-def alone(
-    entry: Callable[..., float], arrays: tuple[Any, ...], sizes: tuple[int | float, ...], chunks: int, work: float
-) -> float:
-    """`run` in the caller's thread."""
-    mode = 1 if work > RELEASE_FROM else 0
-    if chunks <= 1:
-        return entry(*arrays, ABSENT, ABSENT, *sizes, mode)
-    partials = np.empty(chunks)
-    entry(*arrays, partials, ABSENT, *sizes, mode)
-    return chunk_sum(partials)
+def nanoseconds(formula: FormulaSource) -> float:
+    """What a float32 element of a formula is estimated to take one thread."""
+    return _SWEEP + _operations(formula)
+
+
+def _operations(formula: FormulaSource) -> float:
+    own = sum(_COSTS.get(name, 0.0) for name in formula.primitives.values())
+    return own + sum(_operations(called) for called in formula.calls.values())

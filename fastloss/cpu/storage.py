@@ -46,6 +46,12 @@ STORAGES = {
 }
 
 
+#: How LLVM writes element types in the names of its intrinsics.
+_MANGLED = {FLOAT32: "f32", FLOAT64: "f64", ir.HalfType(): "f16"} | {
+    ir.IntType(bits): f"i{bits}" for bits in (8, 16, 32, 64)
+}
+
+
 @dataclass
 class Pointer:
     """A typed address inside a kernel under construction."""
@@ -63,12 +69,35 @@ class Pointer:
             self.storage,
         )
 
-    def load(self, element: ir.Type, count: int) -> Lanes:
-        """``count`` numbers from here on (0: a scalar), converted to the computing type ``element``."""
+    def load(self, element: ir.Type, count: int, left: Lanes | None = None) -> Lanes:
+        """``count`` numbers from here on (0: a scalar), converted to the computing type ``element``.
+
+        Where ``left`` is given, only so many are read, and the lanes after them are 0.
+        """
         memory = vector_of(self.storage.memory, count)
         address = self.builder.bitcast(self.value, memory.as_pointer())
-        raw = self.builder.load(address, align=self.storage.size, typ=memory)
+        if left is None:
+            raw = self.builder.load(address, align=self.storage.size, typ=memory)
+        else:
+            zeros = ir.Constant(memory, None)
+            raw = self._masked("load", memory, memory, address, self._first(count, left), zeros)
         return Lanes(self.builder, self._widened(raw, count)).convert(element)
+
+    def _first(self, count: int, left: Lanes) -> ir.Value:
+        """A mask of the first ``left`` of ``count`` lanes."""
+        numbers = Lanes(self.builder, ir.Constant(ir.VectorType(INT32, count), list(range(count))))
+        mask: ir.Value = (numbers < left.convert(INT32)).value
+        return mask
+
+    def _masked(self, operation: str, result: ir.Type, memory: ir.Type, *operands: ir.Value) -> ir.Value:
+        """Load or store some lanes; memory under the others is not touched."""
+        address, *rest = operands
+        before, after = ([], rest) if operation == "load" else (rest[:1], rest[1:])
+        name = f"llvm.masked.{operation}.v{memory.count}{_MANGLED[memory.element]}.p0"
+        arguments = [*before, address, INT32(self.storage.size), *after]
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        function = self.builder.module.globals.get(name) or ir.Function(self.builder.module, kind, name)
+        return self.builder.call(function, arguments)
 
     def prefetch(self, count: int, *, to_write: bool = False) -> None:
         """Fetch the lines of ``count`` elements from here on towards the first-level cache; never faults."""
@@ -98,12 +127,17 @@ class Pointer:
             return builder.zext(raw, vector_of(INT32, count))
         return raw
 
-    def store(self, lanes: Lanes, *, bypass_cache: bool = False) -> None:
-        """Write all lanes from here on, rounded once to the type in memory.
+    def store(self, lanes: Lanes, *, bypass_cache: bool = False, left: Lanes | None = None) -> None:
+        """Write all lanes from here on (the first ``left``, where given), rounded once to the type in memory.
 
         ``bypass_cache`` writes around the caches in 16-byte pieces, the alignment every NumPy allocation has.
         """
         narrow = self._narrowed(lanes)
+        if left is not None:
+            address = self.builder.bitcast(self.value, narrow.type.as_pointer())
+            mask = self._first(lanes.count, left)
+            self._masked("store", ir.VoidType(), narrow.type, address, narrow, mask)
+            return
         if not bypass_cache:
             address = self.builder.bitcast(self.value, narrow.type.as_pointer())
             self.builder.store(narrow, address, align=self.storage.size)

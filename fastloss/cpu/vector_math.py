@@ -29,7 +29,7 @@ class _Format(NamedTuple):
     smallest_normal: float
     exp_lowest: float  # exp of less is below the smallest normal number
     exp_highest: float  # exp of more is above the largest number
-    round_magic: float  # adding it rounds to an integer that then stands in the low mantissa bits
+    round_magic: float  # adding it rounds to an integer that then stands, biased as exponents are, in the low bits
     magic_bits: int
     log2_high: float  # log 2 in two parts; the first times any exponent is exact
     log2_low: float
@@ -42,7 +42,7 @@ class _Format(NamedTuple):
 
 _FORMATS = {
     FLOAT32: _Format(
-        INT32, 23, 2.0**-126, -87.33, 88.72283, 12582912.0, 0x4B400000,
+        INT32, 23, 2.0**-126, -87.33, 88.72283, 12582912.0 + 127, 0x4B400000 + 127,
         0.693359375, -2.12194440e-4, 0x3F3504F3, 127 << 23,
         (0.499999934488248222, 0.166665206313548441, 0.0416683878309368741, 0.00836871693427680986,
          0.00138146096068203383),
@@ -52,7 +52,7 @@ _FORMATS = {
          -0.00331846503208737655),
     ),
     FLOAT64: _Format(
-        INT64, 52, 2.0**-1022, -708.0, 709.782712893384, 6755399441055744.0, 0x4338000000000000,
+        INT64, 52, 2.0**-1022, -708.0, 709.782712893384, 6755399441055744.0 + 1023, 0x4338000000000000 + 1023,
         6.93147180369123816490e-01, 1.90821492927058770002e-10, 0x3FE6A09E667F3BCD, 1023 << 52,
         (0.500000000000001063, 0.166666666666664125, 0.0416666666665301576, 0.00833333333349446368,
          0.00138888889436303798, 0.000198412695065757455, 0.0000248014930986353296, 2.75575863756786458e-6,
@@ -111,7 +111,8 @@ def exp(x: Lanes) -> Lanes:
         return x.call("llvm.exp", x)
     f = _FORMATS[x.element]
     lowest, highest = 2.0 * f.exp_lowest, 2.0 * f.exp_highest
-    mantissa, n = _reduced_exponential(where(x < lowest, lowest, where(x > highest, highest, x)), f)
+    mantissa, exponent = _reduced_exponential(where(x < lowest, lowest, where(x > highest, highest, x)), f)
+    n = exponent - f.magic_bits
     half = n >> 1
     return mantissa * _power_of_two(half, f) * _power_of_two(n - half, f)
 
@@ -121,17 +122,17 @@ def exp_nonpositive(x: Lanes) -> Lanes:
     if not x.count:
         return x.call("llvm.exp", x)
     f = _FORMATS[x.element]
-    mantissa, n = _reduced_exponential(x, f)
-    return where(x < f.exp_lowest, 0.0, mantissa * _power_of_two(n, f))
+    mantissa, exponent = _reduced_exponential(x, f)
+    return where(x < f.exp_lowest, 0.0, mantissa * (exponent << f.mantissa_bits).as_float())
 
 
 def _reduced_exponential(x: Lanes, f: _Format) -> tuple[Lanes, Lanes]:
-    """Mantissa and (in its low bits) exponent of exp(x)."""
+    """Mantissa of exp(x) and bits whose lowest are its biased exponent."""
     shifted = fma(x, 1 / math.log(2), f.round_magic)
     n = shifted - f.round_magic
     r = fma(n, -f.log2_low, fma(n, -f.log2_high, x))
     mantissa = fma(_polynomial(r, f.exp_terms), r * r, r) + 1.0
-    return mantissa, shifted.bits() - f.magic_bits
+    return mantissa, shifted.bits()
 
 
 def _power_of_two(n: Lanes, f: _Format) -> Lanes:

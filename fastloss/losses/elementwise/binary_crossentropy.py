@@ -60,12 +60,13 @@ class BinaryCrossentropy(ElementwiseLoss):
         """
         positive = pos_weight * (y * (1.0 - label_smoothing) + 0.5 * label_smoothing)
         negative = 1.0 - (y * (1.0 - label_smoothing) + 0.5 * label_smoothing)
+        both = where(pos_weight == 1.0, 1.0, negative + positive)
         tail = exp_nonpositive(-abs(x))
         upper = where(x < 0.0, tail, 1.0)
         lower = where(x < 0.0, 1.0, tail)
         share = 1.0 / (1.0 + tail)
         linear = product(where(x < 0.0, positive, negative), abs(x))
-        value = linear + (negative + positive) * log1p_unit(tail)
+        value = linear + both * log1p_unit(tail)
         grad = (negative * upper - positive * lower) * share
         return value, grad, (negative + positive) * (tail * share * share)
 
