@@ -49,6 +49,14 @@ class Build(NamedTuple):
     weighted: bool
     bypass_cache: bool
 
+    @property
+    def in_pairs(self) -> bool:
+        """Whether lanes hold even-numbered elements first, then odd ones (see `Pointer.load_pairs`).
+
+        Only where bfloat16 goes in and out: mean squared error of 1e5 elements 28 -> 21 us.
+        """
+        return self.true == self.pred == "bfloat16" and not (self.weighted or self.losses)
+
 
 #: Kinds of the kernel's arguments. Arrays, C-contiguous or all alike: y_true (size), y_pred (size), weights
 #: (ceil(size / inner); negative: masked), gradient (size), hessian (size), losses (size), parameters (float64),
@@ -67,7 +75,8 @@ def _step(build: Build, element: Any, lanes: int) -> Callable[..., Any]:
             y.moved(FETCH_AHEAD).prefetch(lanes)
             p.moved(FETCH_AHEAD).prefetch(lanes)
         parameters = build.fixed if build.fixed is not None else read
-        value, grad, hess = build.formula(y.load(element, lanes), p.load(element, lanes), *parameters)
+        operands = (a.load_pairs(lanes) if build.in_pairs else a.load(element, lanes) for a in (y, p))
+        value, grad, hess = build.formula(*operands, *parameters)
 
         def weighed(x: Any, factor: Any) -> Lanes:
             x = as_lanes(x, weight, lanes)
@@ -76,10 +85,11 @@ def _step(build: Build, element: Any, lanes: int) -> Callable[..., Any]:
             product = weight if factor is None else weight * factor
             return where(weight < 0.0, 0.0, x * product)
 
-        if build.grad:
-            g.store(weighed(grad, scale), bypass_cache=build.bypass_cache)
-        if build.hess:
-            h.store(weighed(hess, scale), bypass_cache=build.bypass_cache)
+        for wanted, pointer, result in ((build.grad, g, grad), (build.hess, h, hess)):
+            if wanted and build.in_pairs:
+                pointer.store_pairs(weighed(result, scale), bypass_cache=build.bypass_cache)
+            elif wanted:
+                pointer.store(weighed(result, scale), bypass_cache=build.bypass_cache)
         value = weighed(value, None)
         if build.losses:
             v.store(value, bypass_cache=build.bypass_cache)
@@ -131,6 +141,13 @@ def load_scalar(element: ir.Type) -> Callable[[Pointer], Lanes]:
 def first_lanes(value: Lanes, count: Lanes) -> Lanes:
     """``value`` with every lane from ``count`` on set to zero."""
     return where(value.numbered() < count.convert(INT32), value, 0.0)
+
+
+def first_elements(value: Lanes, count: Lanes) -> Lanes:
+    """The same for lanes that hold even-numbered elements first, then odd ones."""
+    even = value.numbered() << 1
+    elements = where(even < value.count, even, even - (value.count - 1))
+    return where(elements < count.convert(INT32), value, 0.0)
 
 
 def moved(pointer: Pointer, elements: Lanes) -> Pointer:
@@ -190,7 +207,15 @@ def kernel(build: Build) -> Callable[..., Any]:
     load_weights = emit(lambda w: w.load(element, lanes))
     splat_weight = emit(lambda w: w.load(element, 0).broadcast(lanes))
     move, copy, zero, add, finish, keep = (
-        emit(f) for f in (moved, copy_one, zero_sum, accumulate, whole_sum, first_lanes)
+        emit(f)
+        for f in (
+            moved,
+            copy_one,
+            zero_sum,
+            accumulate,
+            whole_sum,
+            first_elements if build.in_pairs else first_lanes,
+        )
     )
     clear_true, clear_pred, clear_computing = emit(cleared(lanes)), emit(cleared(lanes)), emit(cleared(lanes))
     put, double = emit(put_number), emit(load_scalar(FLOAT64))
