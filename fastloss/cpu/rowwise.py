@@ -174,9 +174,14 @@ class RowSteps:
         return self._statistics(x, y, class_weight, kept, first, parameters, sums, None)
 
     def fetch_ahead(self, x: Pointer, g: Pointer) -> None:
-        """Fetch one vector of the next row and of where this row's gradient goes: 1.6 x at 1,000 classes."""
+        """Fetch one vector of the next row and of where this row's gradient goes: 1.6 x at 1,000 classes.
+
+        Not for rows long enough to bypass the caches, which then have to hold two: 0.42 against 0.36 ns at 32,000.
+        """
+        if self.build.bypass_cache:
+            return
         x.prefetch(self.lanes)
-        if self.build.grad and not self.build.bypass_cache:
+        if self.build.grad:
             g.prefetch(self.lanes, to_write=True)
 
     def statistics_tail(
