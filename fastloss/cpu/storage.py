@@ -6,6 +6,7 @@ round to nearest even on store), bfloat16 by shifts (the same rounding, NaN kept
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -142,7 +143,10 @@ class Pointer:
     def _widened(self, raw: ir.Value, count: int) -> ir.Value:
         builder, kind = self.builder, self.storage.kind
         if kind == "half":
-            return builder.fpext(raw, vector_of(FLOAT32, count))
+            if _converts_halves():
+                return builder.fpext(raw, vector_of(FLOAT32, count))
+            bits = Lanes(builder, builder.bitcast(raw, vector_of(ir.IntType(16), count)))
+            return _from_half_bits(Lanes(builder, builder.zext(bits.value, vector_of(INT32, count)))).value
         if kind == "bfloat":
             wide = Lanes(builder, builder.zext(raw, vector_of(INT32, count)))
             return (wide << 16).as_float().value
@@ -155,7 +159,7 @@ class Pointer:
 
         ``bypass_cache`` writes around the caches in 16-byte pieces, the alignment every NumPy allocation has.
         """
-        if bypass_cache and self.storage.kind == "half" and _converts_halves():
+        if bypass_cache and self.storage.kind == "half" and _has_feature("f16c"):
             self._put_halves(lanes)
             return
         narrow = self._narrowed(lanes)
@@ -201,6 +205,9 @@ class Pointer:
         builder, count = self.builder, lanes.count
         if self.storage.size == 2:
             lanes = lanes.convert(FLOAT32)  # not every processor converts float64 to half precision
+        if self.storage.kind == "half" and not _converts_halves():
+            bits = builder.trunc(_half_bits(lanes).value, vector_of(ir.IntType(16), count))
+            return builder.bitcast(bits, vector_of(self.storage.memory, count))
         if self.storage.kind == "half":
             return builder.fptrunc(lanes.value, vector_of(self.storage.memory, count))
         if self.storage.kind == "bfloat":
@@ -209,10 +216,37 @@ class Pointer:
 
 
 @cache
-def _converts_halves() -> bool:
-    """Whether kernels are compiled for x86 processors that convert float16 (all that know AVX2 do)."""
+def _has_feature(name: str) -> bool:
+    """Whether kernels are compiled for processors with a feature, by LLVM's name for it."""
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return "+f16c" in features
+    return f"+{name}" in features.split(",")
+
+
+def _converts_halves() -> bool:
+    """Whether the processor converts float16; else LLVM would call a routine that nobody provides."""
+    return _has_feature("f16c") or platform.machine() in ("aarch64", "arm64")
+
+
+def _from_half_bits(bits: Lanes) -> Lanes:
+    """float32 from the bits of float16."""
+    from .vector_math import where
+
+    magnitude = (bits & 0x7FFF) << 13
+    finite = (magnitude.as_float() * 2.0**112).bits()
+    widened = where((bits & 0x7C00) == 0x7C00, magnitude | 0x7F800000, finite)
+    return (widened | ((bits & 0x8000) << 16)).as_float()
+
+
+def _half_bits(lanes: Lanes) -> Lanes:
+    """The bits of float32 rounded to float16, to nearest even."""
+    from .vector_math import where
+
+    bits, size = lanes.bits(), abs(lanes)
+    magnitude = size.bits()
+    normal = ((magnitude + (magnitude.logical_right(13) & 1) + 0xFFF).logical_right(13)) - (112 << 10)
+    subnormal = (size + 0.5).bits() - 0x3F000000  # one half has neighbours in steps of float16's smallest number
+    rounded = where(size < 2.0**-14, subnormal, where(size < 65520.0, normal, 0x7C00))
+    return where(lanes != lanes, 0x7E00, rounded) | (bits.logical_right(16) & 0x8000)
 
 
 def _bfloat16_bits(lanes: Lanes) -> Lanes:
