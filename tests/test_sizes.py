@@ -1,7 +1,7 @@
 """Sizes around every border between two ways through a kernel, thread counts, and the short way in.
 
-Vectors hold 64 float32 or 32 float64, chunks 4096 elements, rows of up to 160 classes (float64: 96) are transposed;
-arrays of 16 MB and more are written around the caches; from some 100,000 elements on threads share the work.
+Vectors hold 64 float32 or 32 float64, chunks 4096 elements, rows of up to 96 classes (float64: 64) are transposed;
+arrays of 16 MB and more are written around the caches; from some 100,000 elements on awake threads share the work.
 """
 
 import numpy as np

@@ -267,8 +267,13 @@ class _Notice:
             print("fastloss: compiling kernels for this machine, once", file=sys.stderr)  # noqa: T201
 
     def __enter__(self) -> None:
-        with contextlib.suppress(RuntimeError):  # no thread to be had: compile in silence
+        try:
             self._timer.start()
+        except RuntimeError:  # no thread to be had: compile in silence
+            pass
+        except BaseException:  # an interrupt, after which the thread may run
+            self._timer.cancel()
+            raise
 
     def __exit__(self, *exception: object) -> None:
         self._timer.cancel()

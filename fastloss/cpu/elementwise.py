@@ -1,8 +1,9 @@
 """The elementwise sweep: one loss per element, one pass over memory.
 
 Precision policy: arithmetic in the computing type (float32 for float16, bfloat16 and float32; float64 for float64);
-losses are summed in float64, lane by lane, chunk by chunk, in an order that depends on the number of elements only:
-the same bits for any number of threads and any vector width of the machine. Gradients are rounded once.
+losses are summed in float64, lane by lane, chunk by chunk, in an order that depends on the call only (number of
+elements, types, weights): the same bits for any number of threads and any vector width of the machine. Gradients are
+rounded once.
 """
 
 from __future__ import annotations

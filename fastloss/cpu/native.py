@@ -33,6 +33,7 @@ OPEN, CLOSE = range(2)
 PROCESSOR_WORDS = 16
 
 _LINUX = sys.platform == "linux"
+_X86 = platform.machine() in ("x86_64", "AMD64")
 _BYTE_POINTER = ir.IntType(8).as_pointer()
 _WORD = STORAGES["int64"]
 
@@ -116,10 +117,9 @@ def pause(typing_context: Any) -> Any:
     """Tell the processor that this is a waiting loop."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-        machine = platform.machine()
-        if machine in ("x86_64", "AMD64"):
+        if _X86:
             _call(builder, "llvm.x86.sse2.pause", ir.VoidType())
-        elif machine in ("aarch64", "arm64"):
+        elif platform.machine() in ("aarch64", "arm64"):
             _call(builder, "llvm.aarch64.hint", ir.VoidType(), INT32(1))
         return context.get_dummy_value()
 
@@ -150,21 +150,61 @@ def processor(typing_context: Any) -> Any:
 
 
 def _affinity(operation: str) -> Any:
-    """A function of an address that reads or sets the processors this thread may use, `PROCESSOR_WORDS` of bits."""
+    """A function of an address, for `PROCESSOR_WORDS` of bits, and a thread (0: this one): processors it may use."""
 
-    def affinity(bits: Pointer) -> Lanes:
+    def affinity(bits: Pointer, thread: Lanes) -> Lanes:
         builder = bits.builder
         if not _LINUX:
             return Lanes(builder, INT64(-1))
-        address = builder.bitcast(bits.value, _BYTE_POINTER)
-        this_thread, size = INT32(0), INT64(8 * PROCESSOR_WORDS)
-        return Lanes(builder, _call(builder, operation, INT32, this_thread, size, address)).convert(INT64)
+        address, size = builder.bitcast(bits.value, _BYTE_POINTER), INT64(8 * PROCESSOR_WORDS)
+        result = _call(builder, operation, INT32, thread.convert(INT32).value, size, address)
+        return Lanes(builder, result).convert(INT64)
 
     return emit(affinity)
 
 
 #: 0 if they could do so.
 get_affinity, set_affinity = _affinity("sched_getaffinity"), _affinity("sched_setaffinity")
+
+
+@intrinsic
+def process(typing_context: Any) -> Any:
+    """The number of the process, which on Linux is that of its first thread."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        return builder.sext(_call(builder, "getpid", INT32), INT64) if _LINUX else INT64(0)
+
+    return types.int64(), generate
+
+
+@intrinsic
+def rounding(typing_context: Any) -> Any:
+    """How this thread rounds and whether it flushes subnormal numbers: x86's MXCSR; 0 elsewhere."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        if not _X86:
+            return INT64(0)
+        with builder.goto_entry_block():
+            state = builder.alloca(INT32)
+        _call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), builder.bitcast(state, _BYTE_POINTER))
+        return builder.zext(builder.load(state, typ=INT32), INT64)
+
+    return types.int64(), generate
+
+
+@intrinsic
+def set_rounding(typing_context: Any, state: Any) -> Any:
+    """Round as another thread does."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        if _X86:
+            with builder.goto_entry_block():
+                memory = builder.alloca(INT32)
+            builder.store(builder.trunc(values[0], INT32), memory)
+            _call(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), builder.bitcast(memory, _BYTE_POINTER))
+        return context.get_dummy_value()
+
+    return types.void(state), generate
 
 
 def _lock_of(address: Lanes) -> ir.Value:

@@ -5,15 +5,20 @@ No Numba threading layer is used: none from PyPI is both thread-safe and fork-sa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 from typing import Any
 
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
 from ..messages import rejected
-from .team import MOST_MEMBERS, Team
+from .team import MOST_MEMBERS, Team, compile_team
+
+#: Seconds until threads are asked for again after none could be had.
+RETRY_AFTER = 1.0
 
 
 def _limit(name: str) -> int | None:
@@ -45,6 +50,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.threads = default_threads()
+        self._closing = False
         self._reset()
 
     def _reset(self) -> None:
@@ -52,54 +58,63 @@ class Pool:
         self._helpers: list[threading.Thread] = []
         self._starting = threading.Lock()
         self._team: Any = None
-        self._closing = False
+        self._none_before = 0.0
 
     def ready(self, helpers: int) -> tuple[Any, int]:
         """Start threads up to ``helpers``; give the team, to be kept while its address is in use, and its size.
 
         A size of 0: nobody can help.
         """
+        helpers = min(helpers, MOST_MEMBERS)
         # Not by is_alive(): an interrupt in it marks a living thread as stopped (CPython 3.11).
-        if len(self._helpers) < helpers and not self._closing:
+        if len(self._helpers) < helpers and not self._closing and time.monotonic() >= self._none_before:
             self._start(helpers)
         team = self._team
         return (None, 0) if team is None else (team, min(helpers, len(self._helpers)))
 
     def _start(self, helpers: int) -> None:
-        with self._starting:
+        compile_team()  # not under the lock, for which a fork waits
+        if not self._starting.acquire(blocking=False):
+            return  # another thread is at it
+        try:
             if self._team is None:
                 self._team = Team()
-            while len(self._helpers) < min(helpers, MOST_MEMBERS):
+            while len(self._helpers) < helpers:
+                # All is noted before the start: an interrupt within it may leave a running thread.
                 member = len(self._helpers)
                 helper = threading.Thread(target=self._team.helping(member), name="fastloss", daemon=True)
+                self._team.count(member + 1)
+                self._helpers.append(helper)
                 try:
                     helper.start()
-                except RuntimeError:  # no thread to be had: the caller works alone
+                except RuntimeError:  # no thread to be had: the caller works with those there are
+                    self._helpers.pop()
+                    self._team.count(member)
+                    self._none_before = time.monotonic() + RETRY_AFTER
                     break
-                self._helpers.append(helper)
-                self._team.count(member + 1)
+        finally:
+            self._starting.release()
 
     def stop(self) -> None:
-        """End all helpers (before a fork and at exit); the next large call starts new ones."""
-        with self._starting:
-            self._stop()
+        """End all helpers (before a fork and at exit); the next large call starts new ones.
 
-    def _stop(self) -> None:
-        team, self._team = self._team, None
-        helpers, self._helpers = self._helpers, []
-        if team is not None:
-            team.dismiss()
-        for helper in helpers:
-            helper.join(timeout=1.0)  # they are daemons: one that an interrupt lost track of must not hang the exit
-
-    def before_fork(self) -> None:
-        """End all helpers: with threads alive, a fork warns on Python >= 3.12. None can start until `after_fork`."""
-        self._starting.acquire()
-        self._stop()
-
-    def after_fork(self) -> None:
-        """Let helpers start again, in the parent."""
-        self._starting.release()
+        Waits a second for those that are in another thread's call, which end when that does.
+        """
+        held = self._starting.acquire(timeout=1.0)
+        try:
+            try:
+                if self._team is not None:
+                    self._team.dismiss()
+            finally:
+                self._team = None
+                helpers, self._helpers = self._helpers, []
+            end = time.monotonic() + 1.0
+            for helper in helpers:  # daemons: one that an interrupt lost track of must not hang the exit
+                with contextlib.suppress(RuntimeError):  # never started
+                    helper.join(timeout=max(0.0, end - time.monotonic()))
+        finally:
+            if held:
+                self._starting.release()
 
     def close(self) -> None:
         """End all helpers for good; later calls run in the caller's thread alone."""
@@ -109,27 +124,17 @@ class Pool:
 
 pool = Pool()
 
-
-def _before_fork() -> None:
-    # A fork during a compile would leave Numba's lock taken in the child for ever. The pool's lock comes first, as
-    # where helpers are started, which compiles what they run.
-    pool.before_fork()
-    global_compiler_lock.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    global_compiler_lock.release()
-    pool.after_fork()
-
-
-def _after_fork_in_child() -> None:
-    pool._reset()
-    global_compiler_lock.release()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-threading._register_atexit(pool.close)  # type: ignore[attr-defined]
+    # With helpers alive a fork warns on Python >= 3.12.
+    os.register_at_fork(before=pool.stop, after_in_child=pool._reset)
+    # A fork during a compile would leave Numba's lock taken in the child for ever. The lock's own methods, in C: an
+    # interrupt cannot come between their lines.
+    _lock = global_compiler_lock._lock
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+try:
+    threading._register_atexit(pool.close)  # type: ignore[attr-defined]
+except RuntimeError:  # the interpreter is ending: no helpers any more
+    pool.close()
 
 
 def set_num_threads(count: int) -> None:

@@ -37,7 +37,7 @@ from .native import NEXT_CHUNK, NEXT_SCRATCH, RELEASED, SHARED, close_job, fetch
 from .storage import STORAGES, Pointer, Storage
 from .vector_math import where
 
-#: Vectors summed in the computing type before their sum moves on to float64: at most 3 roundings more per term.
+#: Vectors summed in the computing type before their sum moves on to float64: at most 7 roundings more per term.
 GROUP = 8
 
 
@@ -345,7 +345,8 @@ class RowSteps:
     def _with_target(
         self, results: tuple[Lanes, ...], true_class: tuple[Lanes, Lanes], label: Lanes
     ) -> tuple[Lanes, ...]:
-        is_target = results[0].numbered() == label.convert(INT32)
+        here = (label >= 0) & (label < self.lanes)
+        is_target = results[0].numbered() == where(here, label, -1).convert(INT32)
         return tuple(where(is_target, own, other) for own, other in zip(true_class, results, strict=True))
 
     def _write(self, results: Any, g: Pointer, h: Pointer, bypass_cache: bool, left: Lanes | None) -> None:

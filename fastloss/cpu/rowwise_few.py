@@ -39,8 +39,8 @@ from .vector_math import where
 
 
 def most_classes(computing: str) -> int:
-    """Largest number of classes that is faster transposed than row by row."""
-    return 160 if computing == "float32" else 96
+    """Largest number of classes that is transposed; the blocks of more would not fit a thread's stack of 128 KB."""
+    return 96 if computing == "float32" else 64
 
 
 def rows_at_once(computing: str) -> int:
@@ -242,7 +242,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         g, h = pointer_pred(gradient), pointer_pred(hessian)
         x_block, y_block, kept_block = block_buffer(), block_buffer(), block_buffer()
         y_rows, p_rows = rows_true(), rows_pred()
-        g_rows, h_rows = rows_pred(), rows_pred()
+        g_rows, h_rows = p_rows, rows_pred()  # predictions have been read when gradients are written
         target_x, target_weight, row_weights = lanes_buffer(), lanes_buffer(), lanes_buffer()
         g_target, h_target, values = lanes_buffer(), lanes_buffer(), lanes_buffer()
         constants = parameters_of(pointer_doubles(parameters))

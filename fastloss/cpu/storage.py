@@ -159,6 +159,7 @@ class Pointer:
 
         ``bypass_cache`` writes around the caches in 16-byte pieces, the alignment every NumPy allocation has.
         """
+        assert left is None or not bypass_cache
         if bypass_cache and self.storage.kind == "half" and _has_feature("f16c"):
             self._put_halves(lanes)
             return

@@ -1,8 +1,9 @@
 """A team of helper threads that wait in native code for kernel calls to share.
 
 The hand-off is a word in memory: a helper that has just worked looks at it for `SPIN` microseconds more (0.2 us to
-join in), then sleeps on a lock (some 50 us to wake). Everything here runs without the GIL, the open job's caller
-included, so that neither an interrupt nor a busy Python thread can come between.
+join in), then sleeps on a lock, from which it takes longer to come (see `fastloss.cpu.run.WAKE_FROM`). Everything here
+runs without the GIL, the open job's caller included, so that neither an interrupt nor a busy Python thread can come
+between.
 
 A job is offered by putting the number of helpers wanted into the team's gate. A helper takes a ticket out of it and
 enters in one atomic step; closing takes all tickets back and waits until those who entered have left. So a caller
@@ -38,11 +39,14 @@ from .native import (
     get_affinity,
     give_way,
     pause,
+    process,
     processor,
     read,
     release_gil,
     release_lock,
+    rounding,
     set_affinity,
+    set_rounding,
     take_gil,
     words_at,
     write,
@@ -59,10 +63,11 @@ NAP = 50
 
 #: Words of a team, those that different threads write on cache lines of their own. After OPEN and CLOSE: pauses that
 #: make `SPIN`, a lock that is never free (to nap on), number of helpers; whether a job is open, its function and frame,
-#: its caller's processor; the gate (tickets in the low half, helpers inside in the high half); sleeping helpers; the
+#: its caller's processor and its way of
+#: rounding; the gate (tickets in the low half, helpers inside in the high half); sleeping helpers; the
 #: generation, whose change sends all helpers home; then for each helper whether it sleeps and the lock it sleeps on.
 PAUSES, NAP_LOCK, MEMBERS = 2, 3, 4
-TAKEN, FUNCTION, FRAME, CALLER_PROCESSOR = 16, 17, 18, 19
+TAKEN, FUNCTION, FRAME, CALLER_PROCESSOR, ROUNDING = 16, 17, 18, 19, 20
 GATE, SLEEPERS, GENERATION = 32, 48, 64
 FIRST_MEMBER, MEMBER_WORDS = 80, 16
 SLEEPING, LOCK = 0, 1
@@ -72,6 +77,11 @@ MOST_MEMBERS = 127
 
 _TICKETS = (1 << 32) - 1
 _INSIDE = 1 << 32
+
+
+def compile_team() -> None:
+    """Compile, or load, what a team runs, if that has not been done yet."""
+    _functions()
 
 
 class _Functions(NamedTuple):
@@ -99,6 +109,7 @@ def _functions() -> _Functions:
         write(team, FUNCTION, function)
         write(team, FRAME, frame)
         write(team, CALLER_PROCESSOR, processor())
+        write(team, ROUNDING, rounding())
         write(team, GATE, wanted)  # from here on helpers may come
         members = read(team, MEMBERS)
         missing = wanted - (members - read(team, SLEEPERS)) if wake != 0 else 0
@@ -129,21 +140,24 @@ def _functions() -> _Functions:
     @register_jitable
     def avoid(allowed, crowded):
         """Stay off one processor, if there are others, until `return_to` is given the same; 0 if that was possible."""
-        if crowded < 0 or get_affinity(allowed) != 0:
+        if crowded < 0 or get_affinity(allowed, 0) != 0:
             return 1
         word, bit = crowded // 64, 1 << (crowded % 64)
         bits = read(allowed, word)
         if bits & bit == 0:
             return 1
         write(allowed, word, bits & ~bit)
-        return set_affinity(allowed)  # fails where it was the only one
+        return set_affinity(allowed, 0)  # fails where it was the only one
 
     @register_jitable
     def return_to(allowed, crowded):
+        """Use a processor again, unless the process's first thread has been kept from it meanwhile."""
         word, bit = crowded // 64, 1 << (crowded % 64)
-        if get_affinity(allowed) == 0:
+        if get_affinity(allowed, process()) != 0 or read(allowed, word) & bit == 0:
+            return
+        if get_affinity(allowed, 0) == 0:
             write(allowed, word, read(allowed, word) | bit)
-            set_affinity(allowed)
+            set_affinity(allowed, 0)
 
     def help_out(array, member, generation):
         team = team_of(array)
@@ -158,7 +172,10 @@ def _functions() -> _Functions:
                     crowded = processor()
                     if crowded == read(team, CALLER_PROCESSOR) and avoid(allowed, crowded) == 0:
                         return_to(allowed, crowded)
+                    own = rounding()
+                    set_rounding(read(team, ROUNDING))
                     call_helper(read(team, FUNCTION), read(team, FRAME))
+                    set_rounding(own)
                     fetch_add(team, GATE, -_INSIDE)
                     looks = 0
             elif looks < read(team, PAUSES):
@@ -188,7 +205,7 @@ def _functions() -> _Functions:
     def dismiss(array):
         team = team_of(array)
         fetch_add(team, GENERATION, 1)
-        for member in range(read(team, MEMBERS)):
+        for member in range(MOST_MEMBERS):
             at = FIRST_MEMBER + member * MEMBER_WORDS
             if exchange(team, at + SLEEPING, 0) == 1:
                 release_lock(read(team, at + LOCK))
@@ -251,7 +268,8 @@ class Team:
 
     def helping(self, member: int) -> Callable[[], object]:
         """What the thread of one more helper has to run; it ends with `dismiss`."""
-        self._words[FIRST_MEMBER + member * MEMBER_WORDS + LOCK] = self._taken_lock()
+        lock = FIRST_MEMBER + member * MEMBER_WORDS + LOCK
+        self._words[lock] = self._words[lock] or self._taken_lock()
         generation = int(self._words[GENERATION])
         return lambda: self._functions.help(self._words, member, generation)
 
