@@ -16,6 +16,8 @@ Array = NDArray[Any]
 #: What a user writes where a loss names no expression because torch's result differs at the extremes.
 PLAIN = {
     ("binary_crossentropy", "probabilities"): "F.binary_cross_entropy(p, y, reduction=reduction)",
+    ("categorical_crossentropy", "probabilities"): "-(y * torch.log(p)).sum(-1).mean()",
+    ("sparse_categorical_crossentropy", "probabilities"): "F.nll_loss(torch.log(p), y, reduction=reduction)",
 }
 
 
