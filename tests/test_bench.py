@@ -320,7 +320,7 @@ def test_the_least_disturbed_samples_count_where_others_lack() -> None:
 def test_the_limit_really_moves_its_bytes(size: int, bypass_cache: bool) -> None:
     left, right = np.random.default_rng(1).standard_normal((2, size), np.float32)
     result = np.zeros(size, np.float32)
-    chunks = -(-size // limit.CHUNK)
+    chunks = -(-size // limit.elements_per_chunk(size))
     run_kernel(limit._entry(bypass_cache), (left, right, result), (size,), chunks, float("inf"))
     np.testing.assert_array_equal(result, left + right)
 

@@ -1,7 +1,8 @@
 """Sizes around every border between two ways through a kernel, thread counts, and the short way in.
 
-Vectors hold 64 float32 or 32 float64, chunks 4096 elements, rows of up to 96 classes (float64: 64) are transposed;
-arrays of 16 MB and more are written around the caches; from some 100,000 elements on awake threads share the work.
+Vectors hold 64 float32 or 32 float64, chunks 4096 elements (32,768 from 2^20 on); rows of up to 96 classes (float64:
+64) are transposed; arrays of 16 MB and more are written around the caches; awake threads share from some 100,000
+elements on.
 """
 
 import numpy as np
@@ -136,7 +137,7 @@ def shared_calls(monkeypatch):
 def large_shapes(loss, dtype):
     elements = 420_000 if dtype != "float64" else 240_000
     if not is_rowwise(loss):
-        return [(elements + 13,)]
+        return [(elements + 13,), (2**20 + 32_768 + 13,)]
     return [(elements // classes + 3, classes) for classes in (10, 1000)]
 
 

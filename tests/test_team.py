@@ -31,6 +31,14 @@ def helpers():
     return [thread for thread in threading.enumerate() if thread.name == "fastloss"]
 
 
+def await_sleep(words):
+    """Wait until every helper sleeps."""
+    end = time.perf_counter() + 20
+    while words[teams.SLEEPERS] != words[teams.MEMBERS]:
+        assert time.perf_counter() < end
+        time.sleep(0.001)
+
+
 def seconds_of(thread):
     """Processor time that a thread has used."""
     return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
@@ -97,10 +105,7 @@ def test_sleeping_helpers_are_woken_for_large_calls_only(arrays, set_threads, mo
 
     def woken(call, recent):
         monkeypatch.setattr(running, "RECENT", recent)
-        end = time.perf_counter() + 10
-        while words[teams.SLEEPERS] != words[teams.MEMBERS]:
-            assert time.perf_counter() < end
-            time.sleep(0.001)
+        await_sleep(words)
         before = int(words[teams.FRAME])
         words[teams.FRAME] = 0
         call()
@@ -160,7 +165,7 @@ def test_a_helper_that_sleeps_stays_off_its_callers_processor(arrays, set_thread
         LOSS.value_and_grad(*arrays)
         helper = helpers()[0].native_id
         awake.add(frozenset(os.sched_getaffinity(helper)))
-        time.sleep(0.005)
+        await_sleep(pool._team._words)
         asleep.add(frozenset(os.sched_getaffinity(helper)))
     assert all(len(everywhere - mask) == 1 for mask in asleep)
     assert frozenset(everywhere) in awake

@@ -11,9 +11,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numba.extending import register_jitable
 
 from ..cpu.cache import compiled
-from ..cpu.elementwise import CHUNK, FETCH_AHEAD, moved
+from ..cpu.elementwise import FETCH_AHEAD, elements_per_chunk, moved
 from ..cpu.emit import array_pointer, emit
 from ..cpu.native import NEXT_CHUNK, RELEASED, SHARED, close_job, fetch_add, open_job, release_gil, take_gil
 from ..cpu.run import RELEASE_FROM, run
@@ -39,7 +40,7 @@ def streams(bytes_moved: int) -> dict[str, Callable[[], Any]]:
     """
     size = -(-bytes_moved // (BYTES_PER_ELEMENT * LANES)) * LANES
     left, right, result = (np.full(size, i, np.float32) for i in range(3))
-    chunks = -(-size // CHUNK)
+    chunks = -(-size // elements_per_chunk(size))
 
     def stream(bypass_cache: bool, shared: bool) -> Callable[[], Any]:
         entry = _entry(bypass_cache)
@@ -57,6 +58,7 @@ def _entry(bypass_cache: bool) -> Callable[..., float]:
 def _kernel(bypass_cache: bool) -> Callable[..., float]:
     """Write the kernel that Numba compiles: ``result = left + right``."""
     float32 = STORAGES["float32"]
+    elements_in_chunk = register_jitable(elements_per_chunk)
     pointer, integers, move = array_pointer(float32), array_pointer(STORAGES["int64"]), emit(moved)
 
     def add(left: Any, right: Any, result: Any) -> None:
@@ -71,7 +73,8 @@ def _kernel(bypass_cache: bool) -> Callable[..., float]:
     def memory_limit(left: Any, right: Any, result: Any, partials: Any, control: Any, size: int, mode: int) -> float:
         a, b, c = pointer(left), pointer(right), pointer(result)
         claims = integers(control)
-        chunks = (size + CHUNK - 1) // CHUNK
+        per_chunk = elements_in_chunk(size)
+        chunks = (size + per_chunk - 1) // per_chunk
         chunk = -1
         if mode in (RELEASED, SHARED):
             state = release_gil()
@@ -80,7 +83,7 @@ def _kernel(bypass_cache: bool) -> Callable[..., float]:
             chunk = fetch_add(claims, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
             if chunk >= chunks:
                 break
-            for i in range(chunk * CHUNK, min(size, (chunk + 1) * CHUNK), LANES):
+            for i in range(chunk * per_chunk, min(size, (chunk + 1) * per_chunk), LANES):
                 step(move(a, i), move(b, i), move(c, i))
         if opened != 0:
             close_job(claims)

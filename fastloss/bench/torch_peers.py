@@ -13,11 +13,12 @@ from ..families.loss import Loss
 
 Array = NDArray[Any]
 
+_LOG_CLIPPED = "torch.log((p / p.sum(-1, keepdim=True)).clamp(epsilon, 1 - epsilon))"
 #: What a user writes where a loss names no expression because torch's result differs at the extremes.
 PLAIN = {
     ("binary_crossentropy", "probabilities"): "F.binary_cross_entropy(p, y, reduction=reduction)",
-    ("categorical_crossentropy", "probabilities"): "-(y * torch.log(p)).sum(-1).mean()",
-    ("sparse_categorical_crossentropy", "probabilities"): "F.nll_loss(torch.log(p), y, reduction=reduction)",
+    ("categorical_crossentropy", "probabilities"): f"-(y * {_LOG_CLIPPED}).sum(-1).mean()",
+    ("sparse_categorical_crossentropy", "probabilities"): f"F.nll_loss({_LOG_CLIPPED}, y, reduction=reduction)",
 }
 
 

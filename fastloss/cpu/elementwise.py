@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
+from numba.extending import register_jitable
 
 from ..formula.subset import check
 from .cache import compiled, fingerprint
@@ -26,13 +27,19 @@ from .run import ABSENT, QUICK_UP_TO, nanoseconds, run
 from .storage import STORAGES, Pointer, Storage
 from .vector_math import where
 
-#: Elements per claim of work: 16 KB of float32, so that a chunk's inputs and outputs stay in the first-level cache.
-CHUNK = 4096
+#: Elements per claim of work: 16 KB of float32 where helpers should have something to do soon; more where the arrays
+#: come from memory, whose prefetchers like long runs (1e7 elements, mean squared error 0.38 -> 0.32 ns an element).
+CHUNK, LONG_CHUNK, LONG_FROM = 4096, 32768, 1 << 20
 #: Elements between what is computed and what is fetched from memory, where results bypass the caches: mean squared
 #: error 0.33 -> 0.29 ns an element, binary cross-entropy 0.42 -> 0.36; within the caches it costs more than it gains.
 FETCH_AHEAD = 1024
 #: Float64 lanes of the running sum.
 SUM_LANES = 8
+
+
+def elements_per_chunk(size: int) -> int:
+    """Elements per claim of work; a function of the size only, as the order of the sum depends on it."""
+    return CHUNK if size < LONG_FROM else LONG_CHUNK
 
 
 class Build(NamedTuple):
@@ -221,6 +228,7 @@ def kernel(build: Build) -> Callable[..., Any]:
     clear_true, clear_pred, clear_computing = emit(cleared(lanes)), emit(cleared(lanes)), emit(cleared(lanes))
     put, double = emit(put_number), emit(load_scalar(FLOAT64))
     nothing, plus, settled = emit(empty_sum), emit(added), emit(sum_of)
+    elements_in_chunk = register_jitable(elements_per_chunk)
     weighted, want_grad, want_hess, want_losses = build.weighted, build.grad, build.hess, build.losses
     want_value = build.value
 
@@ -247,7 +255,8 @@ def kernel(build: Build) -> Callable[..., Any]:
         sums, claims = pointer_doubles(partials), pointer_control(control)
         # Whatever lies on the stack would be computed on too, and subnormal numbers cost 150 cycles each.
         clear_true(y_tail), clear_pred(p_tail), clear_computing(w_tail)
-        chunks = (size + CHUNK - 1) // CHUNK
+        per_chunk = elements_in_chunk(size)
+        chunks = (size + per_chunk - 1) // per_chunk
         result = nothing(sums)
         chunk = -1
         if mode in (RELEASED, SHARED):
@@ -257,9 +266,9 @@ def kernel(build: Build) -> Callable[..., Any]:
             chunk = fetch_add(claims, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
             if chunk >= chunks:
                 break
-            stop = min(size, (chunk + 1) * CHUNK)
+            stop = min(size, (chunk + 1) * per_chunk)
             total = zero(y)
-            for i in range(chunk * CHUNK, stop, lanes):
+            for i in range(chunk * per_chunk, stop, lanes):
                 left = min(stop - i, lanes)
                 if left == lanes:
                     y_at, p_at = move(y, i), move(p, i)
@@ -330,7 +339,7 @@ class Plan:
         """Run the kernel on arrays of one layout; give the sum of the weighted losses."""
         size = p.size
         arrays = (y, p, *(ABSENT if a is None else a for a in (weights, grad, hess, losses)), self.parameters)
-        return run(self.entry, arrays, (size, inner, scale), (size + CHUNK - 1) // CHUNK, size * self.work)
+        return run(self.entry, arrays, (size, inner, scale), -(-size // elements_per_chunk(size)), size * self.work)
 
     def quick(self, y: Any, p: Any, is_sum: bool) -> Callable[..., Any] | None:
         """A function of (y_true, y_pred, out) for small arrays like these; it gives None for others."""
@@ -350,7 +359,7 @@ class Plan:
                 return None
             count = 1.0 if is_sum else float(size)
             arrays = (y_true, y_pred, ABSENT, out, ABSENT, ABSENT, parameters)
-            total = run(entry, arrays, (size, 1, 1.0 / count), -(-size // CHUNK), size * work)
+            total = run(entry, arrays, (size, 1, 1.0 / count), -(-size // elements_per_chunk(size)), size * work)
             return total / count, out
 
         return small

@@ -64,8 +64,8 @@ def run(
         threads = pool.threads if threads is None else threads
         if chunks > 1 and threads > 1:
             team, helpers = pool.ready(min(threads, chunks) - 1)
-            if helpers:
-                wake = work >= WAKE_FROM or perf_counter_ns() - _last_end < RECENT
+            wake = work >= WAKE_FROM or perf_counter_ns() - _last_end < RECENT
+            if helpers and (wake or team.awake):
                 partials, control = np.empty(chunks), np.array((0, 0, team.address, helpers, wake), np.int64)
                 return entry(*arrays, partials, control, *sizes, SHARED)
         return entry(*arrays, ABSENT, ABSENT, *sizes, RELEASED)

@@ -277,6 +277,11 @@ class Team:
         """Tell callers how many helpers there are."""
         self._words[MEMBERS] = members
 
+    @property
+    def awake(self) -> bool:
+        """Whether some helper can be had without waking it."""
+        return bool(self._words[SLEEPERS] < self._words[MEMBERS])
+
     def dismiss(self) -> None:
         """Tell every helper to end."""
         self._functions.dismiss(self._words)
