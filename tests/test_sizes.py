@@ -1,6 +1,6 @@
 """Sizes around every border between two ways through a kernel, thread counts, and the short way in.
 
-Vectors hold 64 float32 or 32 float64, chunks 4096 elements (32,768 from 2^20 on); rows of up to 96 classes (float64:
+Vectors hold 64 float32 or 32 float64, chunks 8192 elements (32,768 from 2^20 on); rows of up to 96 classes (float64:
 64) are transposed; arrays of 16 MB and more are written around the caches; awake threads share from some 100,000
 elements on.
 """
