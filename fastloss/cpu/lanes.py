@@ -249,12 +249,16 @@ class Lanes:
 
     def numbered(self) -> Lanes:
         """0, 1, 2, ... in the lanes, as int32."""
-        numbers = ir.Constant(ir.VectorType(INT32, self.count), list(range(self.count)))
-        return Lanes(self.builder, numbers)
+        return numbered(self.builder, self.count)
 
 
 def _mismatch(left: object, right: object) -> str:
     return f"lanes of {left} and {right} do not combine"
+
+
+def numbered(builder: ir.IRBuilder, count: int) -> Lanes:
+    """0, 1, 2, ... in ``count`` lanes, as int32."""
+    return Lanes(builder, ir.Constant(ir.VectorType(INT32, count), list(range(count))))
 
 
 def as_lanes(value: Any, like: Lanes, count: int) -> Lanes:

@@ -38,22 +38,17 @@ _BYTE_POINTER = ir.IntType(8).as_pointer()
 _WORD = STORAGES["int64"]
 
 
-# -- atomics on int64 words; each is followed by what an `emit` makes of it -----------------------------------------
+# -- atomics on int64 words -----------------------------------------------------------------------------------------
 
 
-def _fetch_add(words: Pointer, index: Lanes, amount: Lanes) -> Lanes:
-    address = words.moved(index).value
-    return Lanes(words.builder, words.builder.atomic_rmw("add", address, amount.value, "seq_cst"))
+def _atomic(operation: str) -> Any:
+    """A function that changes a word and gives what it was."""
 
+    def change(words: Pointer, index: Lanes, operand: Lanes) -> Lanes:
+        address = words.moved(index).value
+        return Lanes(words.builder, words.builder.atomic_rmw(operation, address, operand.value, "seq_cst"))
 
-def _fetch_and(words: Pointer, index: Lanes, mask: Lanes) -> Lanes:
-    address = words.moved(index).value
-    return Lanes(words.builder, words.builder.atomic_rmw("and", address, mask.value, "seq_cst"))
-
-
-def _exchange(words: Pointer, index: Lanes, number: Lanes) -> Lanes:
-    address = words.moved(index).value
-    return Lanes(words.builder, words.builder.atomic_rmw("xchg", address, number.value, "seq_cst"))
+    return emit(change)
 
 
 def _compare_exchange(words: Pointer, index: Lanes, expected: Lanes, number: Lanes) -> Lanes:
@@ -75,7 +70,7 @@ def _words_at(address: Lanes) -> Pointer:
     return Pointer(address.builder, address.builder.inttoptr(address.value, INT64.as_pointer()), _WORD)
 
 
-fetch_add, fetch_and, exchange = emit(_fetch_add), emit(_fetch_and), emit(_exchange)
+fetch_add, fetch_and, exchange = _atomic("add"), _atomic("and"), _atomic("xchg")
 compare_exchange, read, write, words_at = emit(_compare_exchange), emit(_read), emit(_write), emit(_words_at)
 
 

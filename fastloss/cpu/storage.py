@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core.registry import cpu_target
 
-from .lanes import FLOAT32, FLOAT64, INT32, INT64, Lanes, vector_of
+from .lanes import FLOAT32, FLOAT64, INT32, INT64, Lanes, numbered, vector_of
 
 #: Bytes that travel together between memory and cache.
 CACHE_LINE = 64
@@ -90,8 +90,7 @@ class Pointer:
 
     def _first(self, count: int, left: Lanes) -> ir.Value:
         """A mask of the first ``left`` of ``count`` lanes."""
-        numbers = Lanes(self.builder, ir.Constant(ir.VectorType(INT32, count), list(range(count))))
-        mask: ir.Value = (numbers < left.convert(INT32)).value
+        mask: ir.Value = (numbered(self.builder, count) < left.convert(INT32)).value
         return mask
 
     def _masked(self, operation: str, result: ir.Type, memory: ir.Type, *operands: ir.Value) -> ir.Value:
