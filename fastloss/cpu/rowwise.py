@@ -134,21 +134,21 @@ class RowSteps:
             return zero_sum(anchor)
         return Lanes(anchor.builder, ir.Constant(self.element, -math.inf)).broadcast(self.lanes)
 
-    def first_step(self, x: Pointer, running: Lanes) -> Lanes:
-        """Take one vector into the first pass. A NaN does not become the peak: it shows in the statistics."""
-        return self._first_step(x.load(self.element, self.lanes), running)
+    def first_step(self, *, tail: bool) -> Callable[[Pointer, Lanes, Lanes], Lanes]:
+        """A function that takes one vector into the first pass; at a row's end, its first ``left`` elements.
 
-    def first_tail(self, x: Pointer, running: Lanes, left: Lanes) -> Lanes:
-        """The same for the ``left`` elements at a row's end."""
-        loaded = x.load(self.element, self.lanes, left)
-        if self.formula.first == "peak":
-            loaded = where(loaded.numbered() < left.convert(INT32), loaded, -math.inf)
-        return self._first_step(loaded, running)
+        A NaN does not become the peak: it shows in the statistics.
+        """
 
-    def _first_step(self, loaded: Lanes, running: Lanes) -> Lanes:
-        if self.formula.first != "peak":
-            return accumulate(running, loaded)
-        return where(loaded > running, loaded, running)
+        def step(x: Pointer, running: Lanes, left: Lanes) -> Lanes:
+            loaded = x.load(self.element, self.lanes, left if tail else None)
+            if self.formula.first != "peak":
+                return accumulate(running, loaded)
+            if tail:
+                loaded = where(loaded.numbered() < left.convert(INT32), loaded, -math.inf)
+            return where(loaded > running, loaded, running)
+
+        return step
 
     def first_end(self, running: Lanes) -> Lanes:
         """The first pass's result as a scalar."""
@@ -159,19 +159,6 @@ class RowSteps:
             low, high = running.part(0, half), running.part(half, half)
             running = where(high > low, high, low)
         return running.lane(0)
-
-    def statistics_step(
-        self,
-        x: Pointer,
-        y: Pointer,
-        class_weight: Pointer,
-        kept: Pointer,
-        first: Lanes,
-        parameters: tuple[Lanes, ...],
-        sums: tuple[Lanes, ...],
-    ) -> tuple[Lanes, ...]:
-        """Add one vector's terms to the group sums and keep what the element rule wants."""
-        return self._statistics(x, y, class_weight, kept, first, parameters, sums, None)
 
     def fetch_ahead(self, x: Pointer, g: Pointer) -> None:
         """Fetch one vector of the next row and of where this row's gradient goes: 1.6 x at 1,000 classes.
@@ -184,46 +171,38 @@ class RowSteps:
         if self.build.grad:
             g.prefetch(self.lanes, to_write=True)
 
-    def statistics_tail(
-        self,
-        x: Pointer,
-        y: Pointer,
-        class_weight: Pointer,
-        kept: Pointer,
-        first: Lanes,
-        parameters: tuple[Lanes, ...],
-        sums: tuple[Lanes, ...],
-        left: Lanes,
-    ) -> tuple[Lanes, ...]:
-        """The same for the ``left`` elements at a row's end."""
-        return self._statistics(x, y, class_weight, kept, first, parameters, sums, left)
+    def statistics_step(self, *, tail: bool) -> Callable[..., tuple[Lanes, ...]]:
+        """A function that adds one vector's terms to the group sums and keeps what the element rule wants.
 
-    def _statistics(
-        self,
-        x: Pointer,
-        y: Pointer,
-        class_weight: Pointer,
-        kept: Pointer,
-        first: Lanes,
-        parameters: tuple[Lanes, ...],
-        sums: tuple[Lanes, ...],
-        left: Lanes | None,
-    ) -> tuple[Lanes, ...]:
-        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), left)
-        if self.formula.first:
-            values[self.formula.first] = first.convert(self.element)
-        terms = self.formula.statistics_of(values)
-        if self.formula.keeps and (self.build.grad or self.build.hess):
-            kept.store(as_lanes(terms["kept"], sums[0], self.lanes))
-        if not self.formula.sums:
-            return sums
-        added = []
-        for name, running in zip(self.formula.sums, sums, strict=True):
-            term = as_lanes(terms[name], running, self.lanes)
-            if left is not None:
-                term = first_lanes(term, left)
-            added.append(running + term)
-        return tuple(added)
+        At a row's end only the first ``left`` elements count.
+        """
+
+        def step(
+            x: Pointer,
+            y: Pointer,
+            class_weight: Pointer,
+            kept: Pointer,
+            first: Lanes,
+            parameters: tuple[Lanes, ...],
+            sums: tuple[Lanes, ...],
+            left: Lanes,
+        ) -> tuple[Lanes, ...]:
+            named = self.named(parameters, self.element)
+            values = self._element_values(x, y, kept, class_weight, named, left if tail else None)
+            if self.formula.first:
+                values[self.formula.first] = first.convert(self.element)
+            terms = self.formula.statistics_of(values)
+            if self.formula.keeps and (self.build.grad or self.build.hess):
+                kept.store(as_lanes(terms["kept"], sums[0], self.lanes))
+            if not self.formula.sums:
+                return sums
+            added = []
+            for name, running in zip(self.formula.sums, sums, strict=True):
+                term = as_lanes(terms[name], running, self.lanes)
+                added.append(running + (first_lanes(term, left) if tail else term))
+            return tuple(added)
+
+        return step
 
     def widen(self, totals: tuple[Lanes, ...], sums: tuple[Lanes, ...]) -> tuple[Lanes, ...]:
         """Move the group sums on to float64."""
@@ -266,81 +245,40 @@ class RowSteps:
         zero = Lanes(anchor.builder, ir.Constant(self.element, 0.0))
         return zero, zero
 
-    def element_step(
-        self,
-        x: Pointer,
-        y: Pointer,
-        class_weight: Pointer,
-        kept: Pointer,
-        g: Pointer,
-        h: Pointer,
-        first: Lanes,
-        finished: tuple[Lanes, ...],
-        parameters: tuple[Lanes, ...],
-        scale: Lanes,
-    ) -> None:
-        """Write one vector of gradient and Hessian."""
-        results = self._element(x, y, class_weight, kept, first, finished, parameters, scale, None)
-        self._write(results, g, h, self.build.bypass_cache, None)
+    def element_step(self, *, target: bool, tail: bool) -> Callable[..., None]:
+        """A function that writes one vector of gradient and Hessian; at a row's end, its first ``left`` elements.
 
-    def element_target(
-        self,
-        x: Pointer,
-        y: Pointer,
-        class_weight: Pointer,
-        kept: Pointer,
-        g: Pointer,
-        h: Pointer,
-        first: Lanes,
-        finished: tuple[Lanes, ...],
-        parameters: tuple[Lanes, ...],
-        scale: Lanes,
-        true_class: tuple[Lanes, Lanes],
-        label: Lanes,
-    ) -> None:
-        """The same where lane ``label`` is the true class: put in before it is written, not over what was."""
-        results = self._element(x, y, class_weight, kept, first, finished, parameters, scale, None)
-        self._write(self._with_target(results, true_class, label), g, h, self.build.bypass_cache, None)
+        With ``target``, lane ``label`` may be the true class: put in before it is written, not over what was.
+        """
 
-    def element_tail(
-        self,
-        x: Pointer,
-        y: Pointer,
-        class_weight: Pointer,
-        kept: Pointer,
-        g: Pointer,
-        h: Pointer,
-        first: Lanes,
-        finished: tuple[Lanes, ...],
-        parameters: tuple[Lanes, ...],
-        scale: Lanes,
-        true_class: tuple[Lanes, Lanes],
-        label: Lanes,
-        left: Lanes,
-    ) -> None:
-        """The same for the ``left`` elements at a row's end; the true class may be none of them."""
-        results = self._element(x, y, class_weight, kept, first, finished, parameters, scale, left)
-        if self.build.indexed:
-            results = self._with_target(results, true_class, label)
-        self._write(results, g, h, False, left)
+        def step(
+            x: Pointer,
+            y: Pointer,
+            class_weight: Pointer,
+            kept: Pointer,
+            g: Pointer,
+            h: Pointer,
+            first: Lanes,
+            finished: tuple[Lanes, ...],
+            parameters: tuple[Lanes, ...],
+            scale: Lanes,
+            true_class: tuple[Lanes, Lanes],
+            label: Lanes,
+            left: Lanes,
+        ) -> None:
+            end = left if tail else None
+            values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), end)
+            coefficients = tuple(value.convert(self.element) for value in finished[1:])
+            rule = self.formula.rule_of(self.formula.element, values, first.convert(self.element), coefficients)
+            factor = scale.convert(self.element)
+            results = tuple(as_lanes(result, factor, self.lanes) * factor for result in rule)
+            if target:
+                results = self._with_target(results, true_class, label)
+            for wanted, pointer, result in zip((self.build.grad, self.build.hess), (g, h), results, strict=True):
+                if wanted:
+                    pointer.store(result, bypass_cache=self.build.bypass_cache and not tail, left=end)
 
-    def _element(
-        self,
-        x: Pointer,
-        y: Pointer,
-        class_weight: Pointer,
-        kept: Pointer,
-        first: Lanes,
-        finished: tuple[Lanes, ...],
-        parameters: tuple[Lanes, ...],
-        scale: Lanes,
-        left: Lanes | None,
-    ) -> tuple[Lanes, ...]:
-        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), left)
-        coefficients = tuple(value.convert(self.element) for value in finished[1:])
-        results = self.formula.rule_of(self.formula.element, values, first.convert(self.element), coefficients)
-        scale = scale.convert(self.element)
-        return tuple(as_lanes(result, scale, self.lanes) * scale for result in results)
+        return step
 
     def _with_target(
         self, results: tuple[Lanes, ...], true_class: tuple[Lanes, Lanes], label: Lanes
@@ -348,11 +286,6 @@ class RowSteps:
         here = (label >= 0) & (label < self.lanes)
         is_target = results[0].numbered() == where(here, label, -1).convert(INT32)
         return tuple(where(is_target, own, other) for own, other in zip(true_class, results, strict=True))
-
-    def _write(self, results: Any, g: Pointer, h: Pointer, bypass_cache: bool, left: Lanes | None) -> None:
-        for wanted, pointer, result in zip((self.build.grad, self.build.hess), (g, h), results, strict=True):
-            if wanted:
-                pointer.store(result, bypass_cache=bypass_cache, left=left)
 
 
 def load_integer(pointer: Pointer) -> Lanes:
@@ -395,17 +328,18 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     move, scalar = emit(moved), emit(load_scalar(computing.memory))
     zeros, one_zero = emit(store_zeros(computing.memory, lanes)), emit(store_zeros(computing.memory, 0))
     parameters_of, no_sums, widen = (emit(f) for f in (steps.parameters, steps.no_sums, steps.widen))
-    first_start, first_step, first_tail, first_end = (
-        emit(f) for f in (steps.first_start, steps.first_step, steps.first_tail, steps.first_end)
-    )
-    finish, element_step, element_tail = emit(steps.finish), emit(steps.element_step), emit(steps.element_tail)
+    first_start, first_end, finish = (emit(f) for f in (steps.first_start, steps.first_end, steps.finish))
+    first_step, first_tail = (emit(steps.first_step(tail=tail)) for tail in (False, True))
+    element_step = emit(steps.element_step(target=False, tail=False))
+    element_tail = emit(steps.element_step(target=indexed, tail=True))
     no_totals = emit(lambda anchor: (zero_sum(anchor),) * steps.sum_count)
     rows_in_chunk = register_jitable(rows_per_chunk)
     if has_statistics:
-        statistics_step = emit(steps.statistics_step)
-        statistics_tail, fetch_ahead = emit(steps.statistics_tail), emit(steps.fetch_ahead)
+        statistics_step, statistics_tail = (emit(steps.statistics_step(tail=tail)) for tail in (False, True))
+        fetch_ahead = emit(steps.fetch_ahead)
     if indexed:
-        element_target, true_class = emit(steps.element_target), emit(steps.true_class)
+        element_target = emit(steps.element_step(target=True, tail=False))
+        true_class = emit(steps.true_class)
     else:
         no_class = emit(steps.no_class)
 
@@ -464,7 +398,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                 if has_first:
                     running = first_start(p)
                     for j in range(0, full, lanes):
-                        running = first_step(move(x_row, j), running)
+                        running = first_step(move(x_row, j), running, left)
                     if left > 0:
                         running = first_tail(move(x_row, full), running, left)
                     first = first_end(running)
@@ -482,6 +416,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                                 first,
                                 constants,
                                 sums,
+                                left,
                             )
                         totals = widen(totals, sums)
                     if left > 0:
@@ -515,12 +450,12 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                         if indexed and j <= label < j + lanes:
                             element_target(
                                 move(x_row, j), y, move(cw, j), move(kept, j), move(g_row, j), move(h_row, j),
-                                first, finished, constants, row_scale, own, label - j,
+                                first, finished, constants, row_scale, own, label - j, left,
                             )  # fmt: skip
                         else:
                             element_step(
                                 move(x_row, j), move(y_row, j), move(cw, j), move(kept, j), move(g_row, j),
-                                move(h_row, j), first, finished, constants, row_scale,
+                                move(h_row, j), first, finished, constants, row_scale, own, label - j, left,
                             )  # fmt: skip
                     if left > 0:
                         element_tail(

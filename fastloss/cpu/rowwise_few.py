@@ -232,7 +232,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     )
     rows_in_chunk = register_jitable(rows_per_chunk)
     if has_statistics:
-        statistics_step = emit(steps.statistics_step)
+        statistics_step = emit(steps.statistics_step(tail=False))
 
     def rowwise_few(
         target, y_pred, weights, class_weights, gradient, hessian, losses, scratch, parameters, partials, control,
@@ -320,6 +320,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                                 first,
                                 constants,
                                 sums,
+                                lanes,
                             )
                         totals = widen(totals, sums)
                 finished = finish(constants, first, totals, target_x, target_weight, row_weights)
