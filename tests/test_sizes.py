@@ -17,6 +17,10 @@ ELEMENTWISE = [loss for loss in PLAIN if not is_rowwise(loss)]
 ROWWISE = [loss for loss in PLAIN if is_rowwise(loss)]
 #: Losses that do not smooth, one for each loss.
 ONE_EACH = [cls(**({"from_logits": True} if hasattr(cls(), "from_logits") else {})) for cls in LOSSES.values()]
+#: Bytes of an array that is written around the caches.
+LARGE = 1 << 24
+#: Classes in rows of 16 KB and more: several rows a chunk, or one; whole vectors and cache lines, or not.
+LONG_ROWS = [(4099, "float32"), (49_984, "float32"), (8193, "bfloat16"), (2080, "float64")]
 
 
 def operands(loss, shape, dtype, seed=0):
@@ -170,23 +174,82 @@ def test_large_results_are_right(loss, set_threads):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("loss", [ONE_EACH[1], ONE_EACH[-1]], ids=label_of)
-def test_results_written_around_the_caches(loss, dtype):
+def test_results_written_around_the_caches(dtype):
     """16 MB and more: the same bits as in parts that are written through them; also to an odd address."""
-    elements = (1 << 24) // DTYPES[dtype].itemsize + 4096
-    classes = 1024
-    shape = (elements // classes, classes) if is_rowwise(loss) else (elements,)
-    loss = with_reduction(loss, "sum")
-    y, p = operands(loss, (shape[0] // 16, *shape[1:]), dtype)
-    y, p = np.concatenate([y] * 16), np.concatenate([p] * 16)
-    small = loss.grad(y[: len(y) // 16].copy(), p[: len(p) // 16].copy())
-    expected = np.concatenate([small] * 16)
+    loss = with_reduction(ONE_EACH[1], "sum")
+    y, p = (np.tile(a, 16) for a in operands(loss, (LARGE // DTYPES[dtype].itemsize // 16,), dtype))
+    part = slice(0, len(p) // 16)
+    expected = np.tile(loss.grad(y[part].copy(), p[part].copy()), 16)
     np.testing.assert_array_equal(loss.grad(y, p), expected)
+    np.testing.assert_array_equal(to_an_odd_address(loss, y, p), expected)
+
+
+def row_by_row(loss, y, p, **weighing):
+    """Losses and gradients from calls with one row each."""
+    results = []
+    for row in range(len(p)):
+        part = slice(row, row + 1)
+        results.append(loss.value_and_grad(y[part], p[part], **{name: a[part] for name, a in weighing.items()}))
+    return (np.concatenate(column) for column in zip(*results, strict=True))
+
+
+def to_an_odd_address(loss, y, p):
     memory = np.zeros(p.size + 1, p.dtype)
     out = memory[1:].reshape(p.shape)
-    loss.grad(y, p, out=out)
-    np.testing.assert_array_equal(out, expected)
+    loss.value_and_grad(y, p, out=out)
     assert memory[0] == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes", "dtype"),
+    [*((loss, *LONG_ROWS[0]) for loss in ROWWISE), *((ROWWISE[-1], *long) for long in LONG_ROWS[1:])],
+    ids=lambda x: label_of(x) if x in ROWWISE else None,
+)
+def test_long_rows(loss, classes, dtype, set_threads, shared_calls):
+    """In an array of 16 MB and more, rows are read before it is their turn: the same bits as row by row."""
+    shape = (LARGE // DTYPES[dtype].itemsize // classes + 1, classes)
+    y, p = operands(loss, (7, classes), dtype)
+    weight = np.random.default_rng(1).random(7).astype("float32")
+    each = with_reduction(loss, "none")
+    losses, grads = row_by_row(each, y, p, sample_weight=weight)
+    rows = np.random.default_rng(2).integers(0, 7, shape[0])
+    mask = np.random.default_rng(3).random(shape[0]) < 0.6
+    y, p, weight, losses, grads = (a[rows] for a in (y, p, weight, losses, grads))
+    losses[~mask], grads[~mask] = 0.0, 0.0
+    for threads in (1, 2, 5):
+        set_threads(threads)
+        del shared_calls[:]
+        value, grad = each.value_and_grad(y, p, sample_weight=weight, mask=mask)
+        assert shared_calls == ([threads] if threads > 1 else [])
+        np.testing.assert_array_equal(value, losses)
+        np.testing.assert_array_equal(grad, grads)
+    total = with_reduction(loss, "sum")
+    value, grad = total.value_and_grad(y, p)
+    np.testing.assert_array_equal(to_an_odd_address(total, y, p), grad)
+    set_threads(1)
+    assert total.value_and_grad(y, p)[0] == value
+    assert value == pytest.approx(each(y, p).sum(dtype="float64"), rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", [4099, 50_000])
+def test_long_rows_that_do_not_count(classes, set_threads):
+    """Ignored, masked and wrong labels in any order; a wrong one raises, and no other row is touched by it."""
+    set_threads(2)
+    loss = LOSSES["sparse_categorical_crossentropy"](from_logits=True, ignore_class=-100, reduction="sum")
+    rows = LARGE // 4 // classes + 1
+    generator = np.random.default_rng(0)
+    p = generator.standard_normal((rows, classes), np.float32)
+    y = np.where(generator.random(rows) < 0.5, -100, generator.integers(0, classes, rows))
+    y[-3:] = -100
+    grad = loss.grad(y, p)
+    assert not grad[y == -100].any()
+    _, grads = row_by_row(with_reduction(loss, "none"), y, p)
+    np.testing.assert_array_equal(grad, grads)
+    y[-2] = classes
+    with pytest.raises(ValueError, match=f"{classes} at"):
+        loss.grad(y, p)
+    np.testing.assert_array_equal(loss.grad(y, p, mask=y != classes), grad)
 
 
 @pytest.mark.soak

@@ -28,9 +28,10 @@ from .elementwise import BYPASS_CACHE_FROM, aligned, buffer_like, contiguous
 from .loss import Loss
 from .parameters import integer
 
-#: Only rows of at least this many bytes bypass the caches: at a row's ends and at its true class, ordinary stores meet
-#: half-written lines and wait for memory (0.4 us; (4096, 1000) took twice the time).
-BYPASS_ROWS_FROM = 1 << 14
+#: Rows of at least this many bytes are long: in an array larger than the caches, the next row is read while one is
+#: computed, and gradients bypass the caches. Not shorter ones: at a row's ends and at its true class, ordinary stores
+#: meet half-written lines and wait for memory (0.4 us; (4096, 1000) took twice the time).
+LONG_ROWS_FROM = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,8 @@ class RowwiseLoss(Loss, abstract=True):
         """Label of the formula that this configuration uses."""
         return next(iter(self.row_formulas()))
 
-    def _plan(self, outputs: int, true: str, pred: str, few_classes: bool, bypass_cache: bool) -> Any:
-        key = (outputs, true, pred, few_classes, bypass_cache)
+    def _plan(self, outputs: int, true: str, pred: str, few_classes: bool, long_rows: bool, bypass_cache: bool) -> Any:
+        key = (outputs, true, pred, few_classes, long_rows, bypass_cache)
         plan = self._plans.get(key)
         if plan is None:
             formula = self._formula()
@@ -82,6 +83,7 @@ class RowwiseLoss(Loss, abstract=True):
                 bool(outputs & GRAD),
                 bool(outputs & HESS),
                 weighted,
+                long_rows,
                 bypass_cache,
             )
             parameters = [float(getattr(self, name)) for name in formula.parameters]
@@ -143,9 +145,9 @@ class RowwiseLoss(Loss, abstract=True):
         losses = np.empty(shape, computing) if outputs & VALUE and self.reduction == "none" else None
         few = 0 < classes <= backend("rowwise_few").most_classes(computing)
         row_bytes = classes * p.dtype.itemsize
-        bypass = p.nbytes >= BYPASS_CACHE_FROM and row_bytes >= BYPASS_ROWS_FROM and row_bytes % 16 == 0
-        bypass = bypass and aligned(grad_ready, hess_ready)
-        plan = self._plan(outputs, y_name, p_name, few, bypass)
+        long_rows = p.nbytes >= BYPASS_CACHE_FROM and row_bytes >= LONG_ROWS_FROM
+        bypass = long_rows and row_bytes % 16 == 0 and aligned(grad_ready, hess_ready)
+        plan = self._plan(outputs, y_name, p_name, few, long_rows, bypass)
         total = plan(
             y_ready,
             p_ready,
