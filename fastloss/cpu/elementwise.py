@@ -111,6 +111,15 @@ def accumulate(total: Lanes, value: Lanes) -> Lanes:
     return total + value.convert(FLOAT64).halves_added(total.count)
 
 
+def accumulate_narrow(total: Lanes, value: Lanes) -> Lanes:
+    """The same for losses of 2-byte predictions: the sums of 4 in float32, then in float64.
+
+    10 instructions for 64 losses instead of 28: mean squared error of 1e5 float16 elements 19 -> 14 us. A loss of
+    more than a quarter of float32's largest number may overflow.
+    """
+    return accumulate(total, value.halves_added(max(value.count // 4, total.count)))
+
+
 def zero_sum(anchor: Pointer) -> Lanes:
     """An empty running sum."""
     return Lanes(anchor.builder, ir.Constant(FLOAT64, 0.0)).broadcast(SUM_LANES)
@@ -220,7 +229,7 @@ def kernel(build: Build) -> Callable[..., Any]:
             moved,
             copy_one,
             zero_sum,
-            accumulate,
+            accumulate_narrow if pred.size == 2 else accumulate,
             whole_sum,
             first_elements if build.in_pairs else first_lanes,
         )

@@ -162,6 +162,10 @@ class Pointer:
         if bypass_cache and self.storage.kind == "half" and _has_feature("f16c"):
             self._put_halves(lanes)
             return
+        if self.storage.kind == "half" and lanes.count > 16 and left is None:
+            for start in range(0, lanes.count, 16):  # as many as are converted at once; to join them costs 5 %
+                self.moved(start).store(lanes.part(start, 16), bypass_cache=bypass_cache)
+            return
         narrow = self._narrowed(lanes)
         if left is not None:
             address = self.builder.bitcast(self.value, narrow.type.as_pointer())
@@ -262,5 +266,7 @@ def _bfloat16_in_upper_half(lanes: Lanes) -> Lanes:
 
     A NaN stays one unless its lower half says 0x8000 or more, as none has that comes from bfloat16 or arithmetic.
     """
+    from .vector_math import where
+
     bits = lanes.bits()
-    return bits + (bits.logical_right(16) & 1) + 0x7FFF
+    return bits + where((bits & 0x10000) == 0, 0x7FFF, bits.constant(0x8000))
