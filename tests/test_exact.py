@@ -250,6 +250,14 @@ def test_narrow_results_are_wide_results_rounded_once(loss, narrow):
             np.testing.assert_array_equal(result.astype(np.float32), rounded.astype(np.float32))
 
 
+@pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
+def test_finite_losses_of_narrow_predictions_do_not_overflow(narrow):
+    """Four of them are added in float32, where the sum of these would be infinite."""
+    target = np.full(100, 2.0**127, np.float32)
+    loss = LOSSES["mean_absolute_error"]()
+    assert loss(target, np.zeros(100, DTYPES[narrow])) == 2.0**127
+
+
 # -- the comparison finds what is wrong ----------------------------------------------------------------------
 
 

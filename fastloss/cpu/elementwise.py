@@ -1,9 +1,9 @@
 """The elementwise sweep: one loss per element, one pass over memory.
 
 Precision policy: arithmetic in the computing type (float32 for float16, bfloat16 and float32; float64 for float64);
-losses are summed in float64, lane by lane, chunk by chunk, in an order that depends on the call only (number of
-elements, types, weights): the same bits for any number of threads and any vector width of the machine. Gradients are
-rounded once.
+losses are summed in float64 (of 2-byte predictions four by four in float32 before), lane by lane, chunk by chunk, in
+an order that depends on the call only (number of elements, types, weights): the same bits for any number of threads
+and any vector width of the machine. Gradients are rounded once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .native import NEXT_CHUNK, RELEASED, SHARED, close_job, fetch_add, open_job
 from .quick import fits
 from .run import ABSENT, QUICK_UP_TO, nanoseconds, run
 from .storage import STORAGES, Pointer, Storage
-from .vector_math import where
+from .vector_math import fma, where
 
 #: Elements per claim of work: 32 KB of float32 where helpers should have something to do soon; more where the arrays
 #: come from memory, whose prefetchers like long runs (1e7 elements, mean squared error 0.38 -> 0.32 ns an element).
@@ -112,12 +112,14 @@ def accumulate(total: Lanes, value: Lanes) -> Lanes:
 
 
 def accumulate_narrow(total: Lanes, value: Lanes) -> Lanes:
-    """The same for losses of 2-byte predictions: the sums of 4 in float32, then in float64.
+    """The same for losses of 2-byte predictions: four by four in float32 before.
 
-    10 instructions for 64 losses instead of 28: mean squared error of 1e5 float16 elements 19 -> 14 us. A loss of
-    more than a quarter of float32's largest number may overflow.
+    As quarters, so that finite losses do not overflow. 12 instructions for 64 losses instead of 28: mean squared error
+    of 1e5 float16 elements 19 -> 14 us.
     """
-    return accumulate(total, value.halves_added(max(value.count // 4, total.count)))
+    half = value.count // 2
+    quarters = fma(value.part(0, half), 0.25, value.part(half, half) * 0.25).halves_added(half // 2)
+    return fma(quarters.convert(FLOAT64).halves_added(total.count), 4.0, total)
 
 
 def zero_sum(anchor: Pointer) -> Lanes:

@@ -3,7 +3,8 @@
 A row is swept two or three times while it lies in the second-level cache: the first pass (its largest element, or its
 sum), the statistics, and the element rule that writes the gradient. What the statistics keep per element (softmax:
 its exponential) waits in a scratch row of computing precision. Three passes with the exponential kept beat an online
-softmax, which pays a second exponential, by 1.3 to 1.7 times as long as the row fits the cache.
+softmax, which pays a second exponential, by 1.3 to 1.7 times as long as the row fits the cache. A long row's first
+pass runs with the statistics of the row before, so that memory and arithmetic work at the same time.
 
 Precision policy: sums over a row run in the computing type for `GROUP` vectors and then in float64; a row's loss and
 coefficients are computed in float64. The order of summation depends on the shape only.
@@ -92,6 +93,8 @@ class RowSteps:
         self.formula = build.formula
         self.element = build.computing.memory
         self.sum_count = max(1, len(self.formula.sums))
+        #: Whether the next row's first pass runs with the statistics of a row.
+        self.begins_next = build.long_rows and bool(self.formula.first and self.formula.statistics)
 
     def parameters(self, pointer: Pointer) -> tuple[Lanes, ...]:
         """The loss's parameters in float64, after them the number of classes and the class weights' sum."""
@@ -168,9 +171,9 @@ class RowSteps:
     def fetch_ahead(self, x: Pointer, g: Pointer) -> None:
         """Fetch one vector of the next row and of where this row's gradient goes: 1.6 x at 1,000 classes.
 
-        Long rows need neither: the next one's first pass runs meanwhile, and their gradient bypasses the caches.
+        Not what the next row's first pass reads meanwhile, nor where the gradient bypasses the caches.
         """
-        if not self.build.long_rows:
+        if not self.begins_next:
             x.prefetch(self.lanes)
         if self.build.grad and not self.build.bypass_cache:
             g.prefetch(self.lanes, to_write=True)
@@ -321,7 +324,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     group = GROUP * lanes
     steps = RowSteps(build, lanes)
     has_first, has_statistics = formula.first is not None, formula.statistics is not None
-    begins_next = build.long_rows and has_first and has_statistics
+    begins_next = steps.begins_next
     class_weighted = build.class_weighted
 
     pointer_true, pointer_pred, pointer_computing = (array_pointer(storage) for storage in (true, pred, computing))
@@ -353,8 +356,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         return fetch_add(control, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
 
     @register_jitable
-    def examined(weights, labels, row, classes, inner, ignored, has_ignored):
-        # A row's weight, negative if the row is masked, and its label, negative if it is bad.
+    def weight_and_label(weights, labels, row, classes, inner, ignored, has_ignored):
+        # The weight is negative if the row is masked or ignored, the label if it is bad (0 where none counts).
         weight = double(move(weights, row // inner))
         if not indexed or weight < 0.0:
             return weight, 0
@@ -382,14 +385,14 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         opened = open_job(claims) if mode == SHARED else 0
         slot = fetch_add(claims, NEXT_SCRATCH, 1) if mode >= SHARED else 0
         kept = move(pointer_computing(scratch), slot * pitch)
-        running, begun = first_start(p), -1
+        running, row_ahead = first_start(p), -1  # the first pass, but for its end, of a row whose turn comes
         chunk = claim(claims, mode, -1)
         while chunk < chunks:
             total = 0.0
             next_chunk = -1
             last_row = min(rows, (chunk + 1) * chunk_rows) - 1
             for row in range(chunk * chunk_rows, last_row + 1):
-                weight, label = examined(w, y, row, classes, inner, ignored, has_ignored)
+                weight, label = weight_and_label(w, y, row, classes, inner, ignored, has_ignored)
                 x_row, g_row, h_row = move(p, row * classes), move(g, row * classes), move(h, row * classes)
                 y_row = y if indexed else move(y, row * classes)
                 if weight < 0.0 or label < 0:
@@ -410,7 +413,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     continue
                 first = 0.0
                 if has_first:
-                    if begun != row:
+                    if row_ahead != row:
                         running = first_start(p)
                         for j in range(0, full, lanes):
                             running = first_step(move(x_row, j), running, left)
@@ -419,22 +422,24 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     first = first_end(running)
                 x_next = x_row
                 if begins_next:
-                    begun = row + 1
+                    row_ahead = row + 1
                     if row == last_row:
                         next_chunk = claim(claims, mode, chunk)
-                        begun = next_chunk * chunk_rows
-                    if begun < rows:
-                        next_weight, next_label = examined(w, y, begun, classes, inner, ignored, has_ignored)
+                        row_ahead = next_chunk * chunk_rows
+                    if row_ahead < rows:
+                        next_weight, next_label = weight_and_label(
+                            w, y, row_ahead, classes, inner, ignored, has_ignored
+                        )
                         if next_weight < 0.0 or next_label < 0:
-                            begun = rows
+                            row_ahead = rows
                     running = first_start(p)
-                    x_next = move(p, begun * classes)
+                    x_next = move(p, row_ahead * classes)
                 totals = no_totals(p)
                 if has_statistics:
                     for start in range(0, full, group):
                         sums = no_sums(p)
                         for j in range(start, min(start + group, full), lanes):
-                            if begins_next and begun < rows:
+                            if begins_next and row_ahead < rows:
                                 running = first_step(move(x_next, j), running, left)
                             fetch_ahead(move(x_row, j + classes), move(g_row, j))
                             sums = statistics_step(

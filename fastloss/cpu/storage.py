@@ -264,7 +264,7 @@ def _bfloat16_bits(lanes: Lanes) -> Lanes:
 def _bfloat16_in_upper_half(lanes: Lanes) -> Lanes:
     """The float32 bits whose upper half is the number rounded to nearest even.
 
-    A NaN stays one unless its lower half says 0x8000 or more, as none has that comes from bfloat16 or arithmetic.
+    A NaN stays one if it comes from bfloat16 or arithmetic, which leave its lower half empty.
     """
     from .vector_math import where
 
