@@ -12,6 +12,8 @@ from . import __version__
 COMMANDS = {
     "demo": ("demo", "train three small models on real data and compare with plain NumPy"),
     "bench": ("bench", "measure speed against NumPy, torch, scikit-learn and the memory limit"),
+    "warmup": ("warmup", "compile kernels before they are needed"),
+    "cache": ("kernel_cache", "show or clear the compiled kernels kept on disk"),
     "info": ("info", "show versions, processor, threads and the kernel cache"),
 }
 

@@ -32,8 +32,7 @@ def facts() -> dict[str, Any]:
     """Everything that `main` shows."""
     from .cpu import cache
 
-    kernels = cache.directory()
-    files = sorted(kernels.glob("*.kernel")) if kernels.is_dir() else []
+    obstacle = cache.obstacle()
     return {
         "fastloss": __version__,
         "python": sys.version.split()[0],
@@ -44,8 +43,8 @@ def facts() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": get_num_threads(),
-        "kernel cache": str(kernels),
-        "cached kernels": len(files),
+        "kernel cache": f"not used: {obstacle}" if obstacle else str(cache.directory()),
+        "cached kernels": cache.kept()[0],
     }
 
 

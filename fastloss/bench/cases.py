@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..families.loss import Loss, registry
+from ..families.loss import Loss, configurations, named, registry
 
 #: Goals by name, and whether each is a least (else a most) value: share of the memory limit, times torch's
 #: speed, microseconds per call, time as a share of that of the same case in float32.
@@ -124,12 +124,7 @@ def chosen(cases: Sequence[Case], losses: Sequence[str], part: str) -> list[Case
     ValueError
         If a loss is unknown or nothing is left.
     """
-    names = {alias: name for name, loss in registry().items() for alias in (name, *loss.aliases)}
-    unknown = [name for name in losses if name not in names]
-    if unknown:
-        message = f"no loss {unknown[0]!r}; there are {', '.join(sorted(registry()))}"
-        raise ValueError(message)
-    wanted = {names[name] for name in losses} or set(registry())
+    wanted = named(losses)
     left = [case for case in cases if case.loss.name in wanted and part in case.name]
     if not left:
         names_of_cases = sorted({case.name for case in cases if case.loss.name in wanted})
@@ -141,17 +136,10 @@ def chosen(cases: Sequence[Case], losses: Sequence[str], part: str) -> list[Case
 def _cases_of(name: str) -> Iterator[Case]:
     """The cases of one loss: its family's shapes, and those with goals."""
     loss = registry()[name]
-    for configuration, configured in _configurations(loss):
+    for configuration, configured in configurations(loss):
         shapes = SHAPES.get(loss.family, ())
         keys = [(name, configuration, "float32", shape) for shape in shapes]
         keys += [key for key in WANTED if key[:2] == (name, configuration) and key not in keys]
         for key in keys:
             case = Case(configured, *key[1:], goals=WANTED.get(key, {}))
             yield dataclasses.replace(case, goals=TINY_GOALS) if case.tiny else case
-
-
-def _configurations(loss: type[Loss]) -> list[tuple[str, Loss]]:
-    """Every kind of prediction that a loss accepts."""
-    if "from_logits" not in {field.name for field in dataclasses.fields(loss)}:
-        return [("", loss())]
-    return [("logits", loss(from_logits=True)), ("probabilities", loss())]  # type: ignore[call-arg]

@@ -41,7 +41,9 @@ MAGIC = b"FLC1"
 #: The one place for compile options. NumPy's error model: a division by zero is inf or NaN, not an exception.
 JIT_OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 _NEEDS_JIT = "fastloss: NUMBA_DISABLE_JIT must be unset; kernels on SIMD vectors cannot run uncompiled"
-#: How temporary files are called, and the seconds after which one is nobody's.
+#: How kernels' names end.
+_KERNEL = ".kernel"
+#: How temporary files' names begin, and the seconds after which one is nobody's.
 _TEMPORARY, _ABANDONED_AFTER = ".tmp-", 3600.0
 #: A user hears about compilation only when it takes longer than this (seconds).
 PATIENCE = 1.0
@@ -84,7 +86,7 @@ class KernelCache(FunctionCache):
     def __init__(self, function: Callable[..., Any], key: str) -> None:
         self._name, self._key = function.__name__, key
         self._impl = _Implementation(function)
-        self._enabled = os.environ.get("FASTLOSS_DISABLE_CACHE", "") in ("", "0")
+        self._enabled = _wanted()
 
     @property
     def cache_path(self) -> str:
@@ -100,7 +102,7 @@ class KernelCache(FunctionCache):
             MAGIC, numba.__version__, llvmlite.__version__, sys.version, _SOURCES, codegen.magic_tuple(),
             self._name, self._key, str(signature), options, repr(numba.config.OPT),
         )  # fmt: skip
-        return hashlib.sha256(repr(parts).encode()).hexdigest() + ".kernel"
+        return hashlib.sha256(repr(parts).encode()).hexdigest() + _KERNEL
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Give the compiled kernel, or None on any doubt."""
@@ -125,6 +127,56 @@ class KernelCache(FunctionCache):
             _write_private(self._file_name(signature, data.codegen), content)
         except (OSError, RuntimeError, pickle.PicklingError):  # RuntimeError: there is no home directory
             self._enabled = False
+
+
+def _wanted() -> bool:
+    return os.environ.get("FASTLOSS_DISABLE_CACHE", "") in ("", "0")
+
+
+def obstacle() -> str:
+    """Why kernels are not kept, or nothing if they are."""
+    if not _wanted():
+        return "FASTLOSS_DISABLE_CACHE is set"
+    try:
+        folder = _open_directory(create=True)
+    except PermissionError as error:
+        if error.errno is None:
+            return f"{directory()} belongs to another user, or others may write it"
+        return f"{directory()} cannot be opened: {error.strerror}"
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+        return f"there is no directory to keep them in: {error}"
+    try:
+        return "" if os.access(".", os.W_OK, dir_fd=folder) else f"{directory()} cannot be written"
+    finally:
+        os.close(folder)
+
+
+def kept(*, remove: bool = False) -> tuple[int, int]:
+    """How many kernels are kept, and their bytes.
+
+    Parameters
+    ----------
+    remove
+        Remove them, and what writers that were killed have left. A process that has loaded a kernel keeps it.
+    """
+    number = size = 0
+    try:
+        folder = _open_directory(create=False)
+    except (OSError, RuntimeError):
+        return 0, 0
+    try:
+        for name in os.listdir(folder):
+            if name.endswith(_KERNEL):
+                with contextlib.suppress(OSError):  # another process has removed it
+                    size += os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+                    number += 1
+                    if remove:
+                        os.unlink(name, dir_fd=folder)
+        if remove:
+            _sweep(folder)
+    finally:
+        os.close(folder)
+    return number, size
 
 
 def _open_directory(*, create: bool) -> int:
@@ -229,7 +281,7 @@ def _compile_result(function: Callable[..., Any], arguments: Sequence[str], key:
         raise RuntimeError(_NEEDS_JIT)
     dispatcher = numba.njit(**JIT_OPTIONS)(function)
     dispatcher._cache = KernelCache(function, key)
-    with global_compiler_lock, _Notice():
+    with global_compiler_lock, Notice():
         dispatcher.compile(signature)
     return dispatcher.overloads[signature]
 
@@ -252,7 +304,7 @@ def _source_text(source: FormulaSource) -> str:
     return repr((source.name, source.arguments, statements, calls, sorted(source.primitives.items())))
 
 
-class _Notice:
+class Notice:
     """One line to the user when compiling takes more than `PATIENCE` seconds, once per process."""
 
     _shown = False
@@ -262,9 +314,14 @@ class _Notice:
         self._timer.daemon = True
 
     def _show(self) -> None:
-        if not _Notice._shown:
-            _Notice._shown = True
+        if not Notice._shown:
+            Notice._shown = True
             print("fastloss: compiling kernels for this machine, once", file=sys.stderr)  # noqa: T201
+
+    @classmethod
+    def withhold(cls) -> None:
+        """Say nothing in this process, since its user knows."""
+        cls._shown = True
 
     def __enter__(self) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -63,6 +63,30 @@ def registry() -> dict[str, type[Loss]]:
     True
     """
     return dict(_REGISTRY)
+
+
+def named(names: Collection[str]) -> dict[str, type[Loss]]:
+    """The losses of some names or aliases, in the order of definition; all, if none is given.
+
+    Raises
+    ------
+    ValueError
+        If there is no such loss.
+    """
+    known = {alias: name for name, loss in _REGISTRY.items() for alias in (name, *loss.aliases)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        message = f"no loss {unknown[0]!r}; there are {', '.join(sorted(_REGISTRY))}"
+        raise ValueError(message)
+    wanted = {known[name] for name in names} or set(_REGISTRY)
+    return {name: loss for name, loss in _REGISTRY.items() if name in wanted}
+
+
+def configurations(loss: type[Loss]) -> list[tuple[str, Loss]]:
+    """A loss for every kind of prediction that it accepts: logits, probabilities, or just what it takes."""
+    if "from_logits" not in {field.name for field in dataclasses.fields(loss)}:
+        return [("", loss())]
+    return [("logits", loss(from_logits=True)), ("probabilities", loss())]  # type: ignore[call-arg]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,136 @@
+"""``python -m fastloss warmup``: compile kernels before they are needed, when an image or a cluster is set up.
+
+Compiled are the kernels that the five calls need: for each kind of prediction of a loss, with targets of y_pred's type
+or int64 labels, for small and large arrays, with and without weights. Others (class weights, targets of
+other types) are compiled when they are first needed, in about a second each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+
+from .families.elementwise import BYPASS_CACHE_FROM
+from .families.loss import Loss, configurations, named
+from .families.rowwise import LONG_ROWS_FROM
+from .validate import Array
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+#: The five calls.
+CALLS = ("__call__", "value_and_grad", "grad", "grad_and_hess", "value_grad_and_hess")
+#: Those that are also warmed up with weights and for large arrays.
+USUAL = CALLS[:2]
+BAR = 30
+
+
+class Request(NamedTuple):
+    """One call that needs a kernel."""
+
+    loss: Loss
+    dtype: str
+    shape: tuple[int, ...]
+    call: str
+    weighted: bool
+
+    def answer(self) -> None:
+        """Make the call, so that its kernel is compiled and kept."""
+        y_true, y_pred = operands(self.loss, self.shape, self.dtype)
+        weights = {"sample_weight": np.ones(self.shape[0])} if self.weighted else {}
+        getattr(self.loss, self.call)(y_true, y_pred, **weights)
+
+
+def operands(loss: Loss, shape: tuple[int, ...], dtype: str) -> tuple[Array, Array]:
+    """A target and predictions that suit any loss."""
+    numbers: Any = np.dtype(dtype) if dtype != "bfloat16" else _bfloat16()
+    y_pred = np.full(shape, 1.0 / shape[-1] if loss.family == "rowwise" else 0.5, numbers)
+    if getattr(loss, "indexed", False):
+        return np.zeros(shape[:-1], np.int64), y_pred
+    return y_pred, y_pred
+
+
+def _bfloat16() -> Any:
+    from ml_dtypes import bfloat16
+
+    return bfloat16
+
+
+def requests(loss: Loss, dtype: str) -> Iterator[Request]:
+    """The calls of one configured loss that need kernels of their own."""
+    size = 8 if dtype == "float64" else 4 if dtype == "float32" else 2
+    small: list[tuple[int, ...]]
+    large: tuple[int, ...]
+    if loss.family == "rowwise":
+        long_row = LONG_ROWS_FROM // size
+        small, large = [(2, 4), (2, 200)], (BYPASS_CACHE_FROM // LONG_ROWS_FROM, long_row)
+    else:
+        small, large = [(8,)], (BYPASS_CACHE_FROM // size,)
+    for shape in small:
+        yield from (Request(loss, dtype, shape, call, weighted=False) for call in CALLS)
+        yield from (Request(loss, dtype, shape, call, weighted=True) for call in USUAL)
+    yield from (Request(loss, dtype, large, call, weighted=False) for call in USUAL)
+
+
+def main(arguments: list[str]) -> int:
+    """Compile, with a progress bar; exit status 1 if kernels cannot be kept, 2 for a bad request."""
+    options = _options(arguments)
+    from .cpu import cache
+
+    try:
+        losses = named(options.losses)
+    except ValueError as error:
+        sys.stderr.write(f"warmup: {error}\n")
+        return 2
+    if "bfloat16" in options.dtypes and find_spec("ml_dtypes") is None:
+        sys.stderr.write("warmup: bfloat16 needs the package ml_dtypes\n")
+        return 2
+    obstacle = cache.obstacle()
+    if obstacle:
+        sys.stderr.write(f"warmup: kernels cannot be kept: {obstacle}\n")
+        return 1
+    start, before = time.perf_counter(), cache.kept()[0]
+    cache.Notice.withhold()
+    wanted = [
+        (f"{name} {kind} {dtype}".replace("  ", " "), request)
+        for name, loss in losses.items()
+        for kind, configured in configurations(loss)
+        for dtype in options.dtypes
+        for request in requests(configured, dtype)
+    ]
+    _answer(wanted, sys.stdout)
+    number, size = cache.kept()
+    seconds = time.perf_counter() - start
+    print(f"{number - before} kernels compiled in {seconds:.0f} s")  # noqa: T201
+    print(f"{cache.directory()}: {number} kernels, {size / 1e6:.1f} MB")  # noqa: T201
+    return 0
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m fastloss warmup", description="Compile kernels before they are needed.")
+    parser.add_argument("losses", nargs="*", metavar="LOSS", help="losses to compile (default: all)")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, default=["float32", "float64"], metavar="DTYPE",
+        help=f"types of y_pred: {', '.join(DTYPES)} (default: float32 float64)",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def _answer(wanted: list[tuple[str, Request]], stream: TextIO) -> None:
+    """Make every call, with a bar on a terminal and a line for each configuration elsewhere."""
+    live, last = stream.isatty(), ""
+    for number, (title, request) in enumerate(wanted):
+        if live:
+            filled = BAR * number // len(wanted)
+            stream.write(f"\r[{'#' * filled:<{BAR}}] {number}/{len(wanted)} {title:50}")
+        elif title != last:
+            stream.write(f"{number}/{len(wanted)} {title}\n")
+        stream.flush()
+        last = title
+        request.answer()
+    if live:
+        stream.write(f"\r[{'#' * BAR}] {len(wanted)}/{len(wanted)} {'':50}\n")
