@@ -16,7 +16,7 @@ from numba.extending import register_jitable
 from ..cpu.cache import compiled
 from ..cpu.elementwise import FETCH_AHEAD, elements_per_chunk, moved
 from ..cpu.emit import array_pointer, emit
-from ..cpu.native import NEXT_CHUNK, RELEASED, SHARED, close_job, fetch_add, open_job, release_gil, take_gil
+from ..cpu.native import RELEASED, SHARED, claim, close_job, open_job, release_gil, take_gil
 from ..cpu.run import RELEASE_FROM, run
 from ..cpu.storage import STORAGES
 
@@ -75,16 +75,14 @@ def _kernel(bypass_cache: bool) -> Callable[..., float]:
         claims = integers(control)
         per_chunk = elements_in_chunk(size)
         chunks = (size + per_chunk - 1) // per_chunk
-        chunk = -1
         if mode in (RELEASED, SHARED):
             state = release_gil()
         opened = open_job(claims) if mode == SHARED else 0
-        while True:
-            chunk = fetch_add(claims, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
-            if chunk >= chunks:
-                break
+        chunk = claim(claims, mode, -1, chunks)
+        while chunk < chunks:
             for i in range(chunk * per_chunk, min(size, (chunk + 1) * per_chunk), LANES):
                 step(move(a, i), move(b, i), move(c, i))
+            chunk = claim(claims, mode, chunk, chunks)
         if opened != 0:
             close_job(claims)
         if mode in (RELEASED, SHARED):

@@ -21,7 +21,7 @@ from ..formula.subset import check
 from .cache import compiled, fingerprint
 from .emit import array_pointer, emit, stack_buffer
 from .lanes import FLOAT64, INT32, Lanes, as_lanes, lanes_at_once, vector_of
-from .native import NEXT_CHUNK, RELEASED, SHARED, close_job, fetch_add, open_job, release_gil, take_gil
+from .native import RELEASED, SHARED, claim, close_job, open_job, release_gil, take_gil
 from .quick import fits
 from .run import ABSENT, QUICK_UP_TO, nanoseconds, run
 from .storage import STORAGES, Pointer, Storage
@@ -269,14 +269,11 @@ def kernel(build: Build) -> Callable[..., Any]:
         per_chunk = elements_in_chunk(size)
         chunks = (size + per_chunk - 1) // per_chunk
         result = nothing(sums)
-        chunk = -1
         if mode in (RELEASED, SHARED):
             state = release_gil()
         opened = open_job(claims) if mode == SHARED else 0
-        while True:
-            chunk = fetch_add(claims, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
-            if chunk >= chunks:
-                break
+        chunk = claim(claims, mode, -1, chunks)
+        while chunk < chunks:
             stop = min(size, (chunk + 1) * per_chunk)
             total = zero(y)
             for i in range(chunk * per_chunk, stop, lanes):
@@ -317,6 +314,7 @@ def kernel(build: Build) -> Callable[..., Any]:
                 put(move(sums, chunk), finish(total))
             else:
                 result = plus(result, finish(total))
+            chunk = claim(claims, mode, chunk, chunks)
         if opened != 0:
             close_job(claims)
         if mode == SHARED:

@@ -12,7 +12,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from .emit import emit
 from .lanes import BIT, INT32, INT64, Lanes
@@ -22,9 +22,12 @@ from .storage import STORAGES, Pointer
 #: SHARED: helpers may join in; HELPING: the call that a helper makes of the same kernel.
 HOLDING, RELEASED, SHARED, HELPING = range(4)
 
-#: Words of a kernel's control array: the next chunk, the next scratch row, the team's address, the helpers wanted,
+#: Words of a kernel's control array: the chunks claimed, the next scratch row, the team's address, the helpers wanted,
 #: whether to wake them.
-NEXT_CHUNK, NEXT_SCRATCH, TEAM, HELPERS, WAKE = range(5)
+CLAIMED, NEXT_SCRATCH, TEAM, HELPERS, WAKE = range(5)
+
+#: A helper's claim in the word `CLAIMED`, whose upper half counts chunks from the last one on.
+_FROM_THE_END = 1 << 32
 
 #: Words of a team (see `fastloss.cpu.team`) that kernels read: the native functions that open and close a job.
 OPEN, CLOSE = range(2)
@@ -240,6 +243,22 @@ def _from_team(control: Pointer, word: int, *arguments: ir.Value) -> Lanes:
     team = control.moved(TEAM).load_integer()
     function = _words_at(team).moved(word).load_integer().value
     return Lanes(builder, _call_compiled(builder, function, team.value, *arguments))
+
+
+@register_jitable
+def claim(control: Any, mode: int, previous: int, chunks: int) -> int:
+    """The next chunk that a thread is to work on: ``chunks`` or more if there is none.
+
+    Helpers claim from the end, so that in the next call on the same arrays most chunks lie in the same processors'
+    caches.
+    """
+    if mode < SHARED:
+        return previous + 1
+    claimed = fetch_add(control, CLAIMED, 1 if mode == SHARED else _FROM_THE_END)
+    from_start, from_end = claimed & (_FROM_THE_END - 1), claimed >> 32
+    if from_start + from_end >= chunks:
+        return chunks
+    return from_start if mode == SHARED else chunks - 1 - from_end
 
 
 @intrinsic

@@ -35,7 +35,7 @@ from .elementwise import (
 )
 from .emit import array_pointer, emit
 from .lanes import FLOAT64, INT32, Lanes, as_lanes, lanes_at_once
-from .native import NEXT_CHUNK, NEXT_SCRATCH, RELEASED, SHARED, close_job, fetch_add, open_job, release_gil, take_gil
+from .native import NEXT_SCRATCH, RELEASED, SHARED, claim, close_job, fetch_add, open_job, release_gil, take_gil
 from .storage import STORAGES, Pointer, Storage
 from .vector_math import where
 
@@ -352,10 +352,6 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         no_class = emit(steps.no_class)
 
     @register_jitable
-    def claim(control, mode, chunk):
-        return fetch_add(control, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
-
-    @register_jitable
     def weight_and_label(weights, labels, row, classes, inner, ignored, has_ignored):
         # The weight is negative if the row is masked or ignored, the label if it is bad (0 where none counts).
         weight = double(move(weights, row // inner))
@@ -386,7 +382,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         slot = fetch_add(claims, NEXT_SCRATCH, 1) if mode >= SHARED else 0
         kept = move(pointer_computing(scratch), slot * pitch)
         running, row_ahead = first_start(p), -1  # the first pass, but for its end, of a row whose turn comes
-        chunk = claim(claims, mode, -1)
+        chunk = claim(claims, mode, -1, chunks)
         while chunk < chunks:
             total = 0.0
             next_chunk = -1
@@ -424,7 +420,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                 if begins_next:
                     row_ahead = row + 1
                     if row == last_row:
-                        next_chunk = claim(claims, mode, chunk)
+                        next_chunk = claim(claims, mode, chunk, chunks)
                         row_ahead = next_chunk * chunk_rows
                     if row_ahead < rows:
                         next_weight, next_label = weight_and_label(
@@ -502,7 +498,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
             else:
                 result = plus(result, total)
             if next_chunk < 0:
-                next_chunk = claim(claims, mode, chunk)
+                next_chunk = claim(claims, mode, chunk, chunks)
             chunk = next_chunk
         if opened != 0:
             close_job(claims)

@@ -32,7 +32,7 @@ from .elementwise import (
 )
 from .emit import array_pointer, emit, stack_buffer
 from .lanes import FLOAT64, Lanes, as_lanes
-from .native import NEXT_CHUNK, RELEASED, SHARED, close_job, fetch_add, open_job, release_gil, take_gil
+from .native import RELEASED, SHARED, claim, close_job, open_job, release_gil, take_gil
 from .rowwise import GROUP, RowBuild, RowSteps, load_integer, store_zeros
 from .storage import STORAGES, Pointer
 from .vector_math import where
@@ -252,14 +252,11 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         chunk_rows = rows_in_chunk(classes, lanes)
         chunks = (rows + chunk_rows - 1) // chunk_rows
         result = nothing(sums_of_chunks)
-        chunk = -1
         if mode in (RELEASED, SHARED):
             state = release_gil()
         opened = open_job(claims) if mode == SHARED else 0
-        while True:
-            chunk = fetch_add(claims, NEXT_CHUNK, 1) if mode >= SHARED else chunk + 1
-            if chunk >= chunks:
-                break
+        chunk = claim(claims, mode, -1, chunks)
+        while chunk < chunks:
             total = zero(p)
             bad = False
             stop = min(rows, (chunk + 1) * chunk_rows)
@@ -366,6 +363,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                 put(move(sums_of_chunks, chunk), chunk_sum)
             else:
                 result = plus(result, chunk_sum)
+            chunk = claim(claims, mode, chunk, chunks)
         if opened != 0:
             close_job(claims)
         if mode == SHARED:
