@@ -17,7 +17,6 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import register_jitable
 
-from ..formula.subset import check
 from .cache import compiled, fingerprint
 from .emit import array_pointer, emit, stack_buffer
 from .lanes import FLOAT64, INT32, Lanes, as_lanes, lanes_at_once, vector_of
@@ -340,7 +339,7 @@ class Plan:
         self.build = build
         self.entry = _entry(build)
         self.parameters = np.array(parameters or [0.0])
-        self.work = nanoseconds(check(build.formula)) * (2 if build.pred == "float64" else 1)
+        self.work = nanoseconds(build.formula) * (2 if build.pred == "float64" else 1)
 
     def __call__(
         self, y: Any, p: Any, weights: Any, inner: int, grad: Any, hess: Any, losses: Any, scale: float

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..formula.subset import check
 from . import rowwise, rowwise_few
 from .cache import compiled, fingerprint
 from .lanes import lanes_at_once
@@ -42,7 +41,7 @@ class RowPlan:
         self.lanes = lanes_at_once(build.computing.memory)
         self.block = rowwise_few.rows_at_once(build.computing.name)
         self.ones = np.ones(1, self.computing)
-        work = sum(nanoseconds(check(piece)) for piece in (build.formula.statistics, build.formula.element) if piece)
+        work = sum(nanoseconds(piece) for piece in (build.formula.statistics, build.formula.element) if piece)
         self.work = (work + TRANSPOSING * few_classes) * (2 if build.computing.name == "float64" else 1)
         self._scaled: dict[tuple[float, float], Any] = {}
 

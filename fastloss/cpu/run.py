@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 
-from ..formula.source import FormulaSource
+from ..formula.subset import FormulaSource, check
 from .native import HOLDING, RELEASED, SHARED
 from .pool import pool
 
@@ -76,9 +77,13 @@ def run(
 _last_end = 0
 
 
-def nanoseconds(formula: FormulaSource) -> float:
-    """What a float32 element of a formula is estimated to take one thread."""
-    return _SWEEP + _operations(formula)
+@cache
+def nanoseconds(formula: Callable[..., Any]) -> float:
+    """What a float32 element of a formula is estimated to take one thread.
+
+    Kept, since reading a formula takes 2 ms, which a loss made anew for every call would pay every time.
+    """
+    return _SWEEP + _operations(check(formula))
 
 
 def _operations(formula: FormulaSource) -> float:
