@@ -253,9 +253,97 @@ def test_killed_while_writing(cache):
     assert cache.files == files  # old leftovers are swept
 
 
-def test_processes_that_fill_the_cache_at_once(tmp_path, filled):
-    with ThreadPoolExecutor(3) as pool:
-        counts = list(pool.map(kernels_compiled, [tmp_path] * 3))
+KILL_WRITERS = """
+    import os, random, signal, sys, time
+    from fastloss.cpu import cache
+    name = "0" * 64 + ".kernel"
+    contents = [cache._header(name, payload) + payload for payload in (bytes(200_000), os.urandom(300_000))]
+    cache._write_private(name, contents[0])
+    seen, draw = set(), random.Random(0)
+    for _ in range(int(sys.argv[1])):
+        writer = os.fork()
+        if writer == 0:
+            while True:
+                for content in contents: cache._write_private(name, content)
+        time.sleep(draw.uniform(0.0, 0.004))
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+        seen.add(contents.index(cache._read_private(name)))  # one or the other, and whole
+    assert seen == {0, 1}
+    print(len(os.listdir(cache.directory())) - 1)
+"""
+
+
+def half_written(folder, kills):
+    """Temporary files that so many killed writers have left."""
+    return int(run(program(KILL_WRITERS), kills, FASTLOSS_CACHE_DIR=folder, timeout=1200))
+
+
+@posix
+@pytest.mark.parametrize("kills", [60, pytest.param(1000, marks=pytest.mark.soak)])
+def test_killed_at_any_moment(tmp_path, kills):
+    left = half_written(tmp_path / "kernels", kills)
+    print(f"{left} of {kills} killed writers left a temporary file")
+    assert 0 < left <= kills
+
+
+def corrupted(content, rng):
+    """A file's content after something has happened to it."""
+    spoiled, place = bytearray(content), int(rng.integers(len(content)))
+    kind = rng.integers(6)
+    if kind == 0:
+        spoiled[place] ^= 1 << int(rng.integers(8))
+    elif kind == 1:
+        del spoiled[place:]
+    elif kind == 2:
+        spoiled += rng.bytes(1 + place % 4096)
+    elif kind == 3:
+        spoiled[place : place + 512] = bytes(len(spoiled[place : place + 512]))
+    elif kind == 4:
+        spoiled = spoiled[place:] + spoiled[:place]
+    else:
+        spoiled[place : place + 4096] = rng.bytes(len(spoiled[place : place + 4096]))
+    return bytes(spoiled)
+
+
+def believed(folder, number):
+    """How many of so many corrupted files are taken for kernels, in a process and a cache of its own."""
+    code = "import sys, test_kernel_cache; print(test_kernel_cache.count_believed(int(sys.argv[1])))"
+    return int(run(code, number, FASTLOSS_CACHE_DIR=folder, timeout=600))
+
+
+def count_believed(number):
+    from fastloss.cpu.cache import KernelCache, directory
+
+    requests, load = [], KernelCache.load_overload
+    KernelCache.load_overload = lambda *request: (requests.append(request), load(*request))[1]
+    for loss in (fl.MeanSquaredError(), fl.Huber()):
+        loss([0.0, 1.0], [2.0, 1.0])
+    request, folder = requests[-1], directory()
+    file = folder / request[0]._file_name(request[1], request[2].codegen())
+    content, rng, count = file.read_bytes(), np.random.default_rng(0), 0
+    assert load(*request) is not None
+    for _ in range(number):
+        spoiled = corrupted(content, rng)
+        file.write_bytes(spoiled)
+        count += spoiled != content and load(*request) is not None
+    other = next(other for other in folder.glob("*.kernel") if other != file)
+    file.write_bytes(other.read_bytes())  # whole, but another kernel's
+    count += load(*request) is not None
+    file.write_bytes(content)
+    assert load(*request) is not None
+    return count
+
+
+@pytest.mark.parametrize("number", [300, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_corrupted_files_are_misses(tmp_path, number):
+    assert believed(tmp_path / "kernels", number) == 0
+
+
+@pytest.mark.parametrize("processes", [3, pytest.param(8, marks=pytest.mark.soak)])
+def test_processes_that_fill_the_cache_at_once(tmp_path, filled, processes):
+    with ThreadPoolExecutor(processes) as pool:
+        counts = list(pool.map(kernels_compiled, [tmp_path] * processes))
     assert len(list(tmp_path.iterdir())) == len(filled.files)
     assert max(counts) == filled.cold
     assert kernels_compiled(tmp_path) == 0

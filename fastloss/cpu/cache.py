@@ -37,7 +37,9 @@ from numba.core.serialize import dumps
 from ..formula.subset import FormulaSource, check
 from .emit import array_type
 
-MAGIC = b"FLC1"
+MAGIC = b"FLC2"
+#: Bytes before the payload: `MAGIC` and a SHA-256.
+_HEADER = len(MAGIC) + 32
 #: The one place for compile options. NumPy's error model: a division by zero is inf or NaN, not an exception.
 JIT_OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 _NEEDS_JIT = "fastloss: NUMBA_DISABLE_JIT must be unset; kernels on SIMD vectors cannot run uncompiled"
@@ -110,10 +112,12 @@ class KernelCache(FunctionCache):
         if not self._enabled:
             return None
         try:
-            content = _read_private(self._file_name(signature, target_context.codegen()))
-            if content[:4] != MAGIC or hashlib.sha256(content[36:]).digest() != content[4:36]:
+            name = self._file_name(signature, target_context.codegen())
+            content = _read_private(name)
+            header, payload = content[:_HEADER], content[_HEADER:]
+            if header != _header(name, payload):
                 return None
-            return self._impl.rebuild(target_context, pickle.loads(content[36:]))
+            return self._impl.rebuild(target_context, pickle.loads(payload))
         except Exception:  # noqa: BLE001  a cache that cannot be read is a miss, whatever the reason
             return None
 
@@ -123,10 +127,15 @@ class KernelCache(FunctionCache):
             return
         try:
             payload = dumps(self._impl.reduce(data))
-            content = MAGIC + hashlib.sha256(payload).digest() + payload
-            _write_private(self._file_name(signature, data.codegen), content)
+            name = self._file_name(signature, data.codegen)
+            _write_private(name, _header(name, payload) + payload)
         except (OSError, RuntimeError, pickle.PicklingError):  # RuntimeError: there is no home directory
             self._enabled = False
+
+
+def _header(name: str, payload: bytes) -> bytes:
+    """What a file begins with: that it is ours, and that it is this kernel and whole."""
+    return MAGIC + hashlib.sha256(name.encode() + payload).digest()
 
 
 def _wanted() -> bool:
