@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -18,7 +19,7 @@ import pytest
 
 import fastloss as fl
 from fastloss import bench
-from fastloss.bench import by_formula, cases, contenders, limit, numpy_peers, table, torch_peers
+from fastloss.bench import by_formula, cases, contenders, limit, numpy_peers, sharing, table, torch_peers
 from fastloss.bench.cases import GOALS, WANTED, Case, all_cases, chosen
 from fastloss.bench.data import operands
 from fastloss.bench.measure import Result, measure
@@ -313,6 +314,22 @@ def test_the_least_disturbed_samples_count_where_others_lack() -> None:
 
 
 # -- limit and goals ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin a process")
+def test_one_thread_against_two(monkeypatch, tmp_path, capsys):
+    """Each situation in its own process, with what was asked for: the goals are not judged here."""
+    some = [sharing.Situation("one core", 1000, 1e9, pinned=True), sharing.Situation("busy", 1000, 0.0, busy=True)]
+    monkeypatch.setattr(sharing, "SITUATIONS", some)
+    file = tmp_path / "sharing.json"
+    assert bench.main(["--sharing", "--quick", "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    one_core, busy = json.loads(file.read_text())["results"]
+    assert one_core["reached"] is True
+    assert busy["reached"] is False
+    assert len(one_core["seconds"]) == len(busy["seconds"]) == 2
+    assert min(*one_core["seconds"], *busy["seconds"]) > 0
+    assert [line.endswith("missed") for line in printed.splitlines() if "<=" in line] == [False, True]
 
 
 @pytest.mark.parametrize("bypass_cache", [False, True])

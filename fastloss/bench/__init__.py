@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     Parameters
     ----------
     argv : sequence of str
-        Command line: ``[LOSS ...] [--quick] [--json FILE] [--threads N] [--case NAME]``.
+        Command line: ``[LOSS ...] [--quick] [--json FILE] [--threads N] [--case NAME] [--sharing]``.
 
     Returns
     -------
@@ -56,12 +56,23 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return UNUSABLE
-    report = run(cases, QUICK if options.quick else Effort(), options.threads)
+    effort = QUICK if options.quick else Effort()
+    report = _share(effort) if options.sharing else run(cases, effort, options.threads)
     report["quick"] = options.quick
     if options.json:
         options.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         print(f"everything measured: {options.json}")
-    return WRONG if any("fastloss" in result["refused"] for result in report["results"]) else DONE
+    return WRONG if any("fastloss" in result.get("refused", ()) for result in report["results"]) else DONE
+
+
+def _share(effort: Effort) -> dict[str, Any]:
+    """Measure one thread against two, show it, and give everything in plain types."""
+    from . import sharing
+    from .environment import environment
+
+    about = environment(2)
+    _print_environment(about, sharing.EXPLANATION)
+    return {"environment": about, "effort": vars(effort), "results": sharing.run(effort)}
 
 
 def run(cases: Sequence[Case], effort: Effort, threads: int | None = None) -> dict[str, Any]:
@@ -84,7 +95,7 @@ def run(cases: Sequence[Case], effort: Effort, threads: int | None = None) -> di
     before = get_num_threads()
     threads = before if threads is None else threads
     about = environment(threads)
-    _print_environment(about)
+    _print_environment(about, EXPLANATION)
     cases = [case for case in cases if case.dtype not in about["missing"]]
     results = []
     set_num_threads(threads)
@@ -108,6 +119,7 @@ def _options(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--quick", action="store_true", help="smaller inputs, fewer rounds: below a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")
     parser.add_argument("--threads", type=_positive, metavar="N", help="threads of every contender")
+    parser.add_argument("--sharing", action="store_true", help="instead: one thread against two, in six situations")
     parser.add_argument("--case", default="", metavar="NAME", help="cases with this in their name: float16, 1e7")
     return parser.parse_args(argv)
 
@@ -119,12 +131,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _print_environment(about: dict[str, Any]) -> None:
+def _print_environment(about: dict[str, Any], explanation: str) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     print(f"{about['date']}  {about['cpu']}, {about['system']}, threads: {about['threads']}\n{versions}")
     for name, reason in about["missing"].items():
         print(f"left out: {name} ({reason})")
-    print(EXPLANATION, flush=True)
+    print(explanation, flush=True)
 
 
 def _print_end(results: Sequence[Result], verdicts: Sequence[Verdict]) -> None:
