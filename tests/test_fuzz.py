@@ -1,0 +1,60 @@
+"""Random calls, good and bad, in the short form; the long one makes ten million. What is tried stands in fuzz.py."""
+
+import os
+from pathlib import Path
+
+import fuzz
+import numpy as np
+import pytest
+from fresh_process import run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs pages without access")
+
+
+def test_random_calls(set_threads):
+    set_threads(2)
+    counts = fuzz.fuzz(seed=0, calls=20_000)
+    assert counts["calls"] >= 20_000
+    refused = [name for name in counts if name.startswith("refused: ")]
+    assert len(refused) == 7, "not every kind of wrong input was tried"
+    assert counts["special"] > 40
+    assert counts["fenced"] > 40
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**63))
+def test_random_cases(seed):
+    """By hypothesis, which looks for the simplest seed that fails."""
+    rng = np.random.default_rng(seed)
+    fuzz.try_case(rng, fuzz.draw(rng), fuzz.Counter())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [1, 2])
+def test_ten_million_random_calls(seed):
+    """In two halves, which two workers share."""
+    printed = run(Path(fuzz.__file__), seed, 5e6, timeout=7200)
+    print(printed)
+    assert "calls" in printed
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "value", "write"])
+def test_the_driver_notices(wrong, monkeypatch):
+    """A result that is off, and a write into an input."""
+    original = fuzz.fl.Huber.value_and_grad
+
+    def off(self, y_true, y_pred, *args, **options):
+        value, grad = original(self, y_true, y_pred, *args, **options)
+        if wrong == "write" and y_true.flags.writeable and y_true.size:
+            y_true.flat[0] += 1
+        return value, grad * 1.001 if wrong == "value" else grad
+
+    monkeypatch.setattr(fuzz.fl.Huber, "value_and_grad", off)
+    monkeypatch.setattr(fuzz, "USUAL", {"huber": fuzz.USUAL["huber"]})
+    if wrong == "nothing":
+        fuzz.fuzz(seed=3, calls=500)
+    else:
+        with pytest.raises(AssertionError):
+            fuzz.fuzz(seed=3, calls=500)
