@@ -5,6 +5,7 @@ Programs run in processes of their own, with warnings as errors; a hang is a fai
 
 import copy
 import dataclasses
+import importlib.util
 import itertools
 import os
 import pickle
@@ -172,19 +173,21 @@ def test_any_processor_gives_the_same_bits():
     assert run(program(SAME_BITS), NUMBA_CPU_NAME="generic", FASTLOSS_DISABLE_CACHE=1) == here
 
 
-def calls_at_once(threads, rounds):
-    """Every loss at three sizes, from many Python threads at once, against the results of one thread alone."""
-    work = [
-        (LOSSES[name](), *operands(name, shape, "float32")) for name in LOSSES for shape in [(2, 4), (2000, 10), LARGE]
-    ]
+def calls_at_once(threads, rounds, shapes=((2, 4), (2000, 10), LARGE)):
+    """Every loss at some sizes, from many Python threads at once, against the results of one thread alone.
+
+    ``rounds`` is how often each thread goes through the sizes of a loss.
+    """
+    work = [(LOSSES[name](), *operands(name, shape, "float32")) for name in LOSSES for shape in shapes]
     right = [results_of(*case) for case in work]
     start = threading.Barrier(threads)
 
     def one_thread(number):
         start.wait()
-        order = np.random.default_rng(number).permutation(len(work) * rounds) % len(work)
-        return sum(results_of(*work[i]) != right[i] for i in order)
+        first = np.random.default_rng(number).integers(len(work))
+        return sum(results_of(*work[i % len(work)]) != right[i % len(work)] for i in range(first, first + calls))
 
+    calls = len(shapes) * rounds
     with ThreadPoolExecutor(threads) as pool:
         return sum(pool.map(one_thread, range(threads)))
 
@@ -192,13 +195,14 @@ def calls_at_once(threads, rounds):
 def test_calls_from_many_threads_at_once(set_threads, monkeypatch):
     monkeypatch.setattr("fastloss.cpu.run.WAKE_FROM", 0)
     set_threads(3)
-    assert calls_at_once(threads=8, rounds=3) == 0
+    assert calls_at_once(threads=8, rounds=18) == 0
 
 
 @pytest.mark.soak
 def test_calls_from_many_threads_at_once_for_long(set_threads):
     set_threads(3)
-    assert calls_at_once(threads=64, rounds=50) == 0
+    assert calls_at_once(threads=64, rounds=50_000, shapes=[(2, 4), (3, 110)]) == 0
+    assert calls_at_once(threads=64, rounds=300) == 0
 
 
 def test_first_calls_from_many_threads_at_once():
@@ -342,7 +346,7 @@ def test_fork_while_another_thread_makes_the_first_call():
     run(program(WORK, IN_CHILD, FORK_WHILE_COMPILING), FASTLOSS_DISABLE_CACHE=1)
 
 
-@pytest.mark.parametrize("method", ["spawn", pytest.param("fork", marks=posix)])
+@pytest.mark.parametrize("method", ["spawn", *(pytest.param(name, marks=posix) for name in ("fork", "forkserver"))])
 def test_multiprocessing(tmp_path, method):
     script = tmp_path / "main.py"
     script.write_text(
@@ -363,6 +367,117 @@ def test_multiprocessing(tmp_path, method):
         )
     )
     run(script, method, **ALONE)
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
+def test_joblib(tmp_path, backend):
+    script = tmp_path / "main.py"
+    script.write_text(
+        program(
+            WORK,
+            """
+            import joblib
+            def work(number):
+                return loss.value_and_grad(y, p * number)[0]
+            if __name__ == "__main__":
+                assert right()
+                with joblib.parallel_config(backend=sys.argv[1], n_jobs=2):
+                    for _ in range(3):
+                        values = joblib.Parallel()(joblib.delayed(work)(number) for number in range(6))
+                        assert values == [number * number * 600_000.0 for number in range(6)]
+                        assert right()
+            """,
+        )
+    )
+    run(script, backend, PYTHONWARNINGS="ignore", JOBLIB_MULTIPROCESSING="1", **ALONE)
+
+
+BESIDE = """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    def boosted():
+        return HistGradientBoostingClassifier(max_iter=5).fit(features, labels).predict_proba(features)
+    rng = np.random.default_rng(0)
+    features, labels = rng.random((4000, 8)), rng.integers(0, 3, 4000)
+    others = [boosted]
+    if len(sys.argv) > 1:
+        import torch
+        from torch.nn import functional as F
+        torch.set_num_threads(2)
+        x, target = torch.from_numpy(features), torch.from_numpy(labels)
+        def torched():
+            weights = torch.ones((8, 3), dtype=torch.float64, requires_grad=True)
+            F.cross_entropy((x @ weights).repeat(50, 1), target.repeat(50)).backward()
+            return weights.grad.numpy()
+        others.append(torched)
+    noise = rng.random(600_000)
+    before = loss.value_and_grad(noise, p)
+    expected = [other() for other in others]
+    for _ in range(20):
+        value, grad = loss.value_and_grad(noise, p)
+        assert value == before[0] and np.array_equal(grad, before[1])
+        for other, right_result in zip(others, expected):
+            np.testing.assert_allclose(other(), right_result, rtol=1e-9, atol=1e-12)
+    assert right()
+"""
+
+
+def test_beside_the_threads_of_others():
+    """Each uses its threads, in turns, in one process; torch where it is installed."""
+    torch = ["torch"] if importlib.util.find_spec("torch") else []
+    run(program(WORK, BESIDE), *torch, timeout=300)
+
+
+# -- memory over many calls ------------------------------------------------------------------------
+
+GROWTH = """
+    import gc
+    small_y, small_p = np.zeros(50), np.ones(50)
+    rows, labels = np.zeros((6, 5)), np.arange(6) % 5
+    entropy = fl.SparseCategoricalCrossentropy(from_logits=True)
+    weight, mask = np.ones(50), np.ones(50, bool)
+    def some():
+        loss(small_y, small_p)
+        loss.value_and_grad(small_y, small_p)
+        loss.value_grad_and_hess(small_y, small_p, weight, mask=mask)
+        entropy.value_and_grad(labels, rows)
+        fl.huber(small_y, small_p, delta=2.0)
+        for bad in (labels + 5, labels[:-1]):
+            try: entropy.value_and_grad(bad, rows)
+            except ValueError: pass
+    def size():
+        gc.collect()
+        with open("/proc/self/statm") as file: pages = int(file.read().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    for number in range(3000):
+        some()
+        if number % 100 == 0: right()  # the C library learns how large its arrays are
+    blocks, resident = sys.getallocatedblocks(), size()
+    for number in range(int(sys.argv[1]) // 8):
+        some()
+        if number % 1000 == 0: right()
+    print(sys.getallocatedblocks() - blocks, size() - resident)
+"""
+
+
+def growth(calls):
+    """Python's memory blocks, and bytes of the process, that so many calls have added."""
+    return map(int, run(program(WORK, GROWTH), calls, timeout=3600).split())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_calls_leave_no_memory_behind():
+    blocks, size = growth(40_000)
+    assert blocks < 100
+    assert size < 1 << 20
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_a_million_calls_leave_no_memory_behind():
+    blocks, size = growth(1_000_000)
+    print(f"{blocks} blocks, {size} bytes more after 1,000,000 calls")
+    assert blocks < 100
+    assert size < 1 << 20
 
 
 # -- the end of the interpreter ---------------------------------------------------------------------
