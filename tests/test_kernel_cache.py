@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from catalogue import DENSE, INDEXED, LOSSES, operands, parameter_fields
-from fresh_process import program, run
+from fresh_process import IMPORTS, ORDINARY, program, run
 
 import fastloss as fl
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX files")
-not_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+not_root = pytest.mark.skipif(ORDINARY is None or os.name == "nt", reason="root may write everywhere")
 
 # -- the cache of compiled kernels -----------------------------------------------------------------
 
@@ -38,9 +38,9 @@ ONE_KERNEL = """
 """
 
 
-def kernels_compiled(folder=None, before="", **environment):
+def kernels_compiled(folder=None, before="", **options):
     """Kernels that a fresh process compiles for one call."""
-    return int(run(program(before, ONE_KERNEL), FASTLOSS_CACHE_DIR=folder, **environment))
+    return int(run(program(before, ONE_KERNEL), FASTLOSS_CACHE_DIR=folder, **options))
 
 
 class Cache(NamedTuple):
@@ -206,11 +206,28 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_a_folder_that_cannot_be_written(cache):
     files = cache.files
     cache.folder.chmod(0o500)
-    assert kernels_compiled(cache.folder) == 0
+    assert kernels_compiled(cache.folder, ordinary=True) == 0
     for file in files:
         file.chmod(0o600)
         file.write_bytes(b"")
-    assert kernels_compiled(cache.folder) == cache.cold
+    assert kernels_compiled(cache.folder, ordinary=True) == cache.cold
+
+
+@not_root
+def test_a_read_only_installation_without_a_writable_home(tmp_path):
+    package = shutil.copytree(
+        IMPORTS[0] / "fastloss", tmp_path / "site" / "fastloss", ignore=lambda *_: ["__pycache__"]
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    for folder in (home, *package.rglob("*"), package, package.parent, tmp_path):
+        folder.chmod(0o500 if folder.is_dir() else 0o400)
+    before = set(tmp_path.rglob("*"))
+    path = os.pathsep.join(map(str, (package.parent, IMPORTS[1])))
+    code = f"import fastloss; assert fastloss.__file__.startswith({str(package)!r})"
+    compiled = kernels_compiled(None, code, ordinary=True, PYTHONPATH=path, HOME=home, XDG_CACHE_HOME=None)
+    assert compiled > 0
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_a_user_without_a_home():
