@@ -22,7 +22,11 @@ def main(arguments: list[str]) -> int:
     """Run one command and give its exit status."""
     if arguments and arguments[0] in COMMANDS:
         command: Callable[[list[str]], int] = import_module(f".{COMMANDS[arguments[0]][0]}", __package__).main
-        return command(arguments[1:])
+        try:
+            return command(arguments[1:])
+        except KeyboardInterrupt:
+            print("fastloss: interrupted", file=sys.stderr)
+            return 130
     wanted = not arguments or arguments[0] in ("-h", "--help")
     if not wanted and arguments[0] != "--version":
         print(f"fastloss: unknown command {arguments[0]!r}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -30,10 +31,27 @@ def backend(module: str) -> Any:
     loaded = sys.modules.get(name)
     if loaded is not None and module in _ready:
         return loaded
+    if threading.current_thread() is threading.main_thread():
+        _import_apart(name)
     with _IMPORTING:
         loaded = import_module(name)
         _ready.add(module)
         return loaded
+
+
+def _import_apart(name: str) -> None:
+    """Import in a thread of its own: an interrupt, which the main thread gets, would leave half of Numba behind."""
+
+    def work() -> None:
+        with _IMPORTING, suppress(Exception):  # the caller's own import raises it again
+            import_module(name)
+
+    thread = threading.Thread(target=work, name="fastloss-import")
+    try:
+        thread.start()
+    except RuntimeError:  # no thread to be had, or the interpreter is ending
+        return
+    thread.join()
 
 
 def set_num_threads(count: int) -> None:

@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> int:
     clear = parser.parse_args(arguments).clear
     obstacle = cache.obstacle()
     if obstacle:
-        print(f"kernels are not kept: {obstacle}")  # noqa: T201
+        print(f"no kernels are read: {obstacle}")  # noqa: T201
         return 1
     number, size = cache.kept(remove=clear)
     print(f"{cache.directory()}: {number} kernels, {size / 1e6:.1f} MB{', removed' if clear else ''}")  # noqa: T201

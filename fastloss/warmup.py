@@ -1,8 +1,9 @@
 """``python -m fastloss warmup``: compile kernels before they are needed, when an image or a cluster is set up.
 
-Compiled are the kernels that the five calls need: for each kind of prediction of a loss, with targets of y_pred's type
-or int64 labels, for small and large arrays, with and without weights. Others (class weights, targets of
-other types) are compiled when they are first needed, in about a second each.
+Compiled are the kernels of a loss for each kind of prediction, with targets of y_pred's type or int64 labels: the five
+calls for small arrays, value and value with gradient also with weights and for arrays of 16 MB. Others (class weights,
+targets of other types, ``reduction="none"``) are compiled when they are first needed, in about a second each. Kernels
+are for the processor type they are compiled on.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Request(NamedTuple):
     call: str
     weighted: bool
 
-    def answer(self) -> None:
+    def make(self) -> None:
         """Make the call, so that its kernel is compiled and kept."""
         y_true, y_pred = operands(self.loss, self.shape, self.dtype)
         weights = {"sample_weight": np.ones(self.shape[0])} if self.weighted else {}
@@ -80,6 +81,7 @@ def main(arguments: list[str]) -> int:
     """Compile, with a progress bar; exit status 1 if kernels cannot be kept, 2 for a bad request."""
     options = _options(arguments)
     from .cpu import cache
+    from .cpu.team import compile_team
 
     try:
         losses = named(options.losses)
@@ -89,12 +91,13 @@ def main(arguments: list[str]) -> int:
     if "bfloat16" in options.dtypes and find_spec("ml_dtypes") is None:
         sys.stderr.write("warmup: bfloat16 needs the package ml_dtypes\n")
         return 2
-    obstacle = cache.obstacle()
+    obstacle = cache.obstacle(to_write=True)
     if obstacle:
         sys.stderr.write(f"warmup: kernels cannot be kept: {obstacle}\n")
         return 1
-    start, before = time.perf_counter(), cache.kept()[0]
+    start = time.perf_counter()
     cache.Notice.withhold()
+    compile_team()
     wanted = [
         (f"{name} {kind} {dtype}".replace("  ", " "), request)
         for name, loss in losses.items()
@@ -102,12 +105,15 @@ def main(arguments: list[str]) -> int:
         for dtype in options.dtypes
         for request in requests(configured, dtype)
     ]
-    _answer(wanted, sys.stdout)
+    _make_all(wanted, sys.stdout)
     number, size = cache.kept()
     seconds = time.perf_counter() - start
-    print(f"{number - before} kernels compiled in {seconds:.0f} s")  # noqa: T201
+    lost = cache.KernelCache.not_written
+    print(f"{cache.KernelCache.written + lost} kernels compiled in {seconds:.0f} s")  # noqa: T201
     print(f"{cache.directory()}: {number} kernels, {size / 1e6:.1f} MB")  # noqa: T201
-    return 0
+    if lost:
+        sys.stderr.write(f"warmup: {lost} kernels could not be kept\n")
+    return 1 if lost else 0
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -120,7 +126,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _answer(wanted: list[tuple[str, Request]], stream: TextIO) -> None:
+def _make_all(wanted: list[tuple[str, Request]], stream: TextIO) -> None:
     """Make every call, with a bar on a terminal and a line for each configuration elsewhere."""
     live, last = stream.isatty(), ""
     for number, (title, request) in enumerate(wanted):
@@ -131,6 +137,6 @@ def _answer(wanted: list[tuple[str, Request]], stream: TextIO) -> None:
             stream.write(f"{number}/{len(wanted)} {title}\n")
         stream.flush()
         last = title
-        request.answer()
+        request.make()
     if live:
         stream.write(f"\r[{'#' * BAR}] {len(wanted)}/{len(wanted)} {'':50}\n")

@@ -17,16 +17,17 @@ def test_random_calls(set_threads):
     set_threads(2)
     counts = fuzz.fuzz(seed=0, calls=20_000)
     assert counts["calls"] >= 20_000
-    refused = [name for name in counts if name.startswith("refused: ")]
-    assert len(refused) == 7, "not every kind of wrong input was tried"
+    wrong = "shape of y_true", "dtype of y_pred", "weight", "shape of weight", "shape of mask", "out", "label"
+    assert {name for name in counts if name.startswith("refused: ")} == {f"refused: {kind}" for kind in wrong}
     assert counts["special"] > 40
-    assert counts["fenced"] > 40
+    assert counts["fenced"] > 30
+    assert counts["shared"] > 300
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**63))
 def test_random_cases(seed):
-    """By hypothesis, which looks for the simplest seed that fails."""
+    """By hypothesis, which finds the smallest seed that fails and keeps it for the next run."""
     rng = np.random.default_rng(seed)
     fuzz.try_case(rng, fuzz.draw(rng), fuzz.Counter())
 

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 from catalogue import LOSSES
-from fresh_process import program, run
+from fresh_process import ORDINARY, program, run
 
 from fastloss import kernel_cache, warmup
 from fastloss.families.loss import configurations, registry
@@ -54,30 +54,54 @@ def test_the_cache_is_shown_and_cleared(warm, monkeypatch, capsys):
     folder, _ = warm
     monkeypatch.setenv("FASTLOSS_CACHE_DIR", str(folder))
     number = len(list(folder.glob("*.kernel")))
-    other = folder / "notes.txt"
-    other.write_text("not ours")
+    others = {folder / "notes.txt", folder / "precious.kernel"}
+    for other in others:
+        other.write_text("not ours")
     assert kernel_cache.main([]) == 0
     assert f"{folder}: {number} kernels, " in capsys.readouterr().out
-    assert len(list(folder.glob("*.kernel"))) == number
+    assert len(list(folder.iterdir())) == number + 2
     assert kernel_cache.main(["--clear"]) == 0
     assert capsys.readouterr().out.endswith("removed\n")
-    assert list(folder.iterdir()) == [other]
+    assert set(folder.iterdir()) == others
     assert kernel_cache.main([]) == 0
     assert f"{folder}: 0 kernels, 0.0 MB\n" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
 def test_a_folder_that_others_may_write_is_not_cleared(tmp_path, monkeypatch, capsys):
-    kernel = tmp_path / "kernels" / "0.kernel"
+    kernel = tmp_path / "kernels" / f"{'0' * 64}.kernel"
     kernel.parent.mkdir()
     kernel.touch()
     kernel.parent.chmod(0o777)
     monkeypatch.setenv("FASTLOSS_CACHE_DIR", str(kernel.parent))
     assert kernel_cache.main(["--clear"]) == 1
-    assert "kernels are not kept: " in capsys.readouterr().out
+    assert "no kernels are read: " in capsys.readouterr().out
     assert kernel.exists()
     assert warmup.main(["huber"]) == 1
     assert "kernels cannot be kept: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(ORDINARY is None or os.name == "nt", reason="root may write everywhere")
+def test_a_cache_that_can_only_be_read_is_read(tmp_path):
+    tmp_path.chmod(0o500)
+    said = run(program(WARMUP), "cache", ordinary=True, FASTLOSS_CACHE_DIR=tmp_path)
+    assert said == f"{tmp_path}: 0 kernels, 0.0 MB\n"
+
+
+def test_a_warmup_that_keeps_nothing_says_so(tmp_path):
+    full = """
+        import errno, os
+        def replace(*args, **options):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os.replace = replace
+        from fastloss import warmup
+        status = warmup.main(["huber", "--dtypes", "float32"])
+        print(status)
+    """
+    code = program("import sys; sys.stderr = sys.stdout", full)
+    said = run(code, FASTLOSS_CACHE_DIR=tmp_path).splitlines()
+    assert said[-1] == "1"
+    assert said[-2].endswith("kernels could not be kept")
 
 
 def test_without_a_cache(monkeypatch, capsys):
@@ -109,12 +133,12 @@ class Terminal(io.StringIO):
 
 
 def test_a_bar_on_a_terminal(monkeypatch):
-    answered = []
-    monkeypatch.setattr(warmup.Request, "answer", lambda self: answered.append(self))
+    made = []
+    monkeypatch.setattr(warmup.Request, "make", lambda self: made.append(self))
     requests = list(warmup.requests(registry()["huber"](), "float32"))
     stream = Terminal()
-    warmup._answer([("huber float32", request) for request in requests], stream)
-    assert answered == requests
+    warmup._make_all([("huber float32", request) for request in requests], stream)
+    assert made == requests
     lines = stream.getvalue().split("\r")[1:]
     assert lines[0].startswith(f"[{' ' * 30}] 0/{len(requests)} huber float32")
     assert lines[-1].startswith(f"[{'#' * 30}] {len(requests)}/{len(requests)}")

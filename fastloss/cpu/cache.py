@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import os
 import pickle
+import re
 import secrets
 import stat
 import sys
@@ -43,8 +44,9 @@ _HEADER = len(MAGIC) + 32
 #: The one place for compile options. NumPy's error model: a division by zero is inf or NaN, not an exception.
 JIT_OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 _NEEDS_JIT = "fastloss: NUMBA_DISABLE_JIT must be unset; kernels on SIMD vectors cannot run uncompiled"
-#: How kernels' names end.
+#: How kernels' names end, and the whole of one.
 _KERNEL = ".kernel"
+_KERNEL_NAME = re.compile(rf"[0-9a-f]{{64}}{re.escape(_KERNEL)}")
 #: How temporary files' names begin, and the seconds after which one is nobody's.
 _TEMPORARY, _ABANDONED_AFTER = ".tmp-", 3600.0
 #: A user hears about compilation only when it takes longer than this (seconds).
@@ -55,7 +57,7 @@ def directory() -> Path:
     """Where compiled kernels are kept."""
     chosen = os.environ.get("FASTLOSS_CACHE_DIR")
     if chosen:
-        return Path(chosen)
+        return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fastloss"
 
@@ -85,10 +87,13 @@ class _Implementation(CompileResultCacheImpl):
 class KernelCache(FunctionCache):
     """Numba's cache protocol over our own files. ``key`` says what the kernel was specialised on."""
 
+    #: Kernels that this process has kept, and could not keep.
+    written = not_written = 0
+
     def __init__(self, function: Callable[..., Any], key: str) -> None:
         self._name, self._key = function.__name__, key
         self._impl = _Implementation(function)
-        self._enabled = _wanted()
+        self._enabled = _turned_on()
 
     @property
     def cache_path(self) -> str:
@@ -129,8 +134,10 @@ class KernelCache(FunctionCache):
             payload = dumps(self._impl.reduce(data))
             name = self._file_name(signature, data.codegen)
             _write_private(name, _header(name, payload) + payload)
-        except (OSError, RuntimeError, pickle.PicklingError):  # RuntimeError: there is no home directory
+            KernelCache.written += 1
+        except Exception:  # noqa: BLE001  what cannot be kept is compiled again, whatever the reason
             self._enabled = False
+            KernelCache.not_written += 1
 
 
 def _header(name: str, payload: bytes) -> bytes:
@@ -138,24 +145,33 @@ def _header(name: str, payload: bytes) -> bytes:
     return MAGIC + hashlib.sha256(name.encode() + payload).digest()
 
 
-def _wanted() -> bool:
+def _turned_on() -> bool:
     return os.environ.get("FASTLOSS_DISABLE_CACHE", "") in ("", "0")
 
 
-def obstacle() -> str:
-    """Why kernels are not kept, or nothing if they are."""
-    if not _wanted():
+def obstacle(*, to_write: bool = False) -> str:
+    """Why kernels that are kept are not read, or cannot be written; nothing if they are.
+
+    Parameters
+    ----------
+    to_write
+        Make the directory if there is none, and see whether it can be written.
+    """
+    if not _turned_on():
         return "FASTLOSS_DISABLE_CACHE is set"
     try:
-        folder = _open_directory(create=True)
+        folder = _open_directory(create=to_write)
+    except FileNotFoundError:
+        return f"{directory()} cannot be made" if to_write else ""
     except PermissionError as error:
         if error.errno is None:
             return f"{directory()} belongs to another user, or others may write it"
-        return f"{directory()} cannot be opened: {error.strerror}"
+        return f"{directory()} cannot be opened"
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
-        return f"there is no directory to keep them in: {error}"
+        return f"there is no directory to keep them in ({error})"
     try:
-        return "" if os.access(".", os.W_OK, dir_fd=folder) else f"{directory()} cannot be written"
+        can_write = not to_write or os.access(".", os.W_OK, dir_fd=folder)
+        return "" if can_write else f"{directory()} cannot be written"
     finally:
         os.close(folder)
 
@@ -166,7 +182,8 @@ def kept(*, remove: bool = False) -> tuple[int, int]:
     Parameters
     ----------
     remove
-        Remove them, and what writers that were killed have left. A process that has loaded a kernel keeps it.
+        Remove them, and what writers that were killed more than an hour ago have left. A process that has loaded a
+        kernel keeps it.
     """
     number = size = 0
     try:
@@ -175,12 +192,13 @@ def kept(*, remove: bool = False) -> tuple[int, int]:
         return 0, 0
     try:
         for name in os.listdir(folder):
-            if name.endswith(_KERNEL):
-                with contextlib.suppress(OSError):  # another process has removed it
-                    size += os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
-                    number += 1
+            if _KERNEL_NAME.fullmatch(name):
+                with contextlib.suppress(OSError):  # another process has removed it, or it is a folder
+                    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                     if remove:
                         os.unlink(name, dir_fd=folder)
+                    size += status.st_size
+                    number += 1
         if remove:
             _sweep(folder)
     finally:
@@ -231,9 +249,9 @@ def _sweep(folder: int) -> None:
 
 def _write_private(name: str, content: bytes) -> None:
     folder = _open_directory(create=True)
-    _sweep(folder)
     temporary = f"{_TEMPORARY}{secrets.token_hex(8)}"
     try:
+        _sweep(folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=folder), "wb") as file:
             file.write(content)
