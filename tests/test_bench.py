@@ -316,6 +316,12 @@ def test_the_least_disturbed_samples_count_where_others_lack() -> None:
 # -- limit and goals ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("other", [["huber"], ["--case", "1e5"], ["--threads", "1"]])
+def test_one_thread_against_two_is_all_or_nothing(other, capsys):
+    assert bench.main(["--sharing", *other]) == 2
+    assert "--sharing takes no" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin a process")
 def test_one_thread_against_two(monkeypatch, tmp_path, capsys):
     """Each situation in its own process, with what was asked for: the goals are not judged here."""

@@ -49,6 +49,9 @@ def main(argv: Sequence[str]) -> int:
     from .cases import all_cases, chosen
     from .timing import QUICK, Effort
 
+    if options.sharing and (options.losses or options.case or options.threads):
+        sys.stderr.write("bench: --sharing takes no losses, no --case and no --threads\n")
+        return UNUSABLE
     try:
         cases = chosen(all_cases(QUICK_ELEMENTS if options.quick else None), options.losses, options.case)
         if options.json:
