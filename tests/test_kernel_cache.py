@@ -329,6 +329,20 @@ def believed(folder, number):
     return int(run(code, number, FASTLOSS_CACHE_DIR=folder, timeout=600))
 
 
+def plant(file, content, kind):
+    """Put a file into the cache that is right, but that another user may change."""
+    elsewhere = file.with_suffix(".elsewhere")
+    elsewhere.write_bytes(content)
+    elsewhere.chmod(0o600)
+    if kind == "symbolic link":
+        file.symlink_to(elsewhere)
+    elif kind == "hard link":
+        file.hardlink_to(elsewhere)
+    else:
+        elsewhere.replace(file)
+        file.chmod(0o666)
+
+
 def count_believed(number):
     from fastloss.cpu.cache import KernelCache, directory
 
@@ -340,10 +354,15 @@ def count_believed(number):
     file = folder / request[0]._file_name(request[1], request[2].codegen())
     content, rng, count = file.read_bytes(), np.random.default_rng(0), 0
     assert load(*request) is not None
-    for _ in range(number):
+    for turn in range(number):
         spoiled = corrupted(content, rng)
         file.write_bytes(spoiled)
         count += spoiled != content and load(*request) is not None
+        file.unlink()
+        plant(file, content, ("symbolic link", "hard link", "writable by all")[turn % 3])
+        count += load(*request) is not None
+        file.unlink()
+        file.touch(0o600)
     other = next(other for other in folder.glob("*.kernel") if other != file)
     file.write_bytes(other.read_bytes())  # whole, but another kernel's
     count += load(*request) is not None

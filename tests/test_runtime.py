@@ -27,6 +27,12 @@ import fastloss as fl
 every_loss = pytest.mark.parametrize("name", LOSSES)
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
+
+def in_long(*values):
+    """Parameters of a test's long form."""
+    return pytest.param(*values, marks=pytest.mark.soak)
+
+
 #: Work for several threads in every family.
 LARGE = (60_000, 10)
 
@@ -136,13 +142,14 @@ def results_of(loss, y, p):
 
 
 @pytest.mark.parametrize(("name", "parameters"), variant_cases(LOSSES), ids=case_id)
-def test_any_number_of_threads_gives_the_same_bits(set_threads, monkeypatch, name, parameters):
+@pytest.mark.parametrize("counts", [(2, 3, 8, 64), in_long(range(2, 65))], ids=["some", "all"])
+def test_any_number_of_threads_gives_the_same_bits(set_threads, monkeypatch, name, parameters, counts):
     monkeypatch.setattr("fastloss.cpu.run.WAKE_FROM", 0)  # else helpers sleep through the cheaper losses
     loss = LOSSES[name](**parameters)
     y, p = operands(name, LARGE, "float32")
     set_threads(1)
     right = results_of(loss, y, p)
-    for threads in (2, 3, 8, 64):
+    for threads in counts:
         set_threads(threads)
         for _ in range(3):
             assert results_of(loss, y, p) == right
@@ -356,7 +363,7 @@ FORK_WHILE_COMPILING = """
             kind().value_grad_and_hess(y, p)
     thread = threading.Thread(target=compile_some)
     thread.start()
-    for pause in (0.0, 0.01, 0.03, 0.1):
+    for pause in (float(sys.argv[1]), 0.01, 0.03, 0.1):
         time.sleep(pause)
         assert in_child(right)
     thread.join()
@@ -365,18 +372,24 @@ FORK_WHILE_COMPILING = """
 
 
 @posix
-def test_fork_while_another_thread_compiles():
-    run(program(WORK, IN_CHILD, "assert right()", FORK_WHILE_COMPILING), FASTLOSS_DISABLE_CACHE=1)
+@pytest.mark.parametrize("processes", [1, in_long(30)])
+def test_fork_while_another_thread_compiles(processes):
+    for number in range(processes):
+        code = program(WORK, IN_CHILD, "assert right()", FORK_WHILE_COMPILING)
+        run(code, number / processes / 10, FASTLOSS_DISABLE_CACHE=1)
 
 
 @posix
-def test_fork_while_another_thread_makes_the_first_call():
+@pytest.mark.parametrize("processes", [1, in_long(30)])
+def test_fork_while_another_thread_makes_the_first_call(processes):
     """That call imports modules, and a module's lock would stay taken in the child."""
-    run(program(WORK, IN_CHILD, FORK_WHILE_COMPILING), FASTLOSS_DISABLE_CACHE=1)
+    for number in range(processes):
+        run(program(WORK, IN_CHILD, FORK_WHILE_COMPILING), number / processes, FASTLOSS_DISABLE_CACHE=1)
 
 
 @pytest.mark.parametrize("method", ["spawn", *(pytest.param(name, marks=posix) for name in ("fork", "forkserver"))])
-def test_multiprocessing(tmp_path, method):
+@pytest.mark.parametrize("pools", [1, in_long(20)])
+def test_multiprocessing(tmp_path, method, pools):
     script = tmp_path / "main.py"
     script.write_text(
         program(
@@ -389,17 +402,19 @@ def test_multiprocessing(tmp_path, method):
             if __name__ == "__main__":
                 assert right()
                 tasks = [(loss, fl.mean_squared_error, number) for number in range(4)]
-                with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
-                    assert pool.map(work, tasks) == [(n * n * 600_000.0, n * n, loss) for n in range(4)]
-                assert right()
+                for _ in range(int(sys.argv[2])):
+                    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+                        assert pool.map(work, tasks) == [(n * n * 600_000.0, n * n, loss) for n in range(4)]
+                    assert right()
             """,
         )
     )
-    run(script, method, **ALONE)
+    run(script, method, pools, timeout=600, **ALONE)
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
-def test_joblib(tmp_path, backend):
+@pytest.mark.parametrize("rounds", [3, in_long(300)])
+def test_joblib(tmp_path, backend, rounds):
     script = tmp_path / "main.py"
     script.write_text(
         program(
@@ -411,14 +426,14 @@ def test_joblib(tmp_path, backend):
             if __name__ == "__main__":
                 assert right()
                 with joblib.parallel_config(backend=sys.argv[1], n_jobs=2):
-                    for _ in range(3):
+                    for _ in range(int(sys.argv[2])):
                         values = joblib.Parallel()(joblib.delayed(work)(number) for number in range(6))
                         assert values == [number * number * 600_000.0 for number in range(6)]
                         assert right()
             """,
         )
     )
-    run(script, backend, PYTHONWARNINGS="ignore", JOBLIB_MULTIPROCESSING="1", **ALONE)
+    run(script, backend, rounds, timeout=600, **ALONE)
 
 
 BESIDE = """
@@ -428,7 +443,7 @@ BESIDE = """
     rng = np.random.default_rng(0)
     features, labels = rng.random((4000, 8)), rng.integers(0, 3, 4000)
     others = [boosted]
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 2:
         import torch
         from torch.nn import functional as F
         torch.set_num_threads(2)
@@ -441,7 +456,7 @@ BESIDE = """
     noise = rng.random(600_000)
     before = loss.value_and_grad(noise, p)
     expected = [other() for other in others]
-    for _ in range(20):
+    for _ in range(int(sys.argv[1])):
         value, grad = loss.value_and_grad(noise, p)
         assert value == before[0] and np.array_equal(grad, before[1])
         for other, right_result in zip(others, expected):
@@ -450,10 +465,11 @@ BESIDE = """
 """
 
 
-def test_beside_the_threads_of_others():
+@pytest.mark.parametrize("turns", [20, in_long(1000)])
+def test_beside_the_threads_of_others(turns):
     """Each uses its threads, in turns, in one process; torch where it is installed."""
     torch = ["torch"] if importlib.util.find_spec("torch") else []
-    run(program(WORK, BESIDE), *torch, timeout=300)
+    run(program(WORK, BESIDE), turns, *torch, timeout=1200)
 
 
 # -- memory over many calls ------------------------------------------------------------------------
