@@ -107,7 +107,9 @@ COMMON = """
         os.kill(child, signal.SIGKILL); os.waitpid(child, 0)
         return "child hung"
 """
-FIRST = "expected = [np.copy(part) for part in call(labels, logits)]\n"
+FIRST = """
+        expected = [np.copy(part) for part in call(labels, logits)]
+"""
 
 SCENARIOS = {
     "8 Python threads x 200 calls": FIRST
@@ -230,9 +232,9 @@ def outcome(subject: str, scenario: str) -> str:
 def main() -> int:
     """Print the table in Markdown."""
     versions = {}
-    for subject, (packages, _, _) in SUBJECTS.items():
+    for subject, ((package,), _, _) in SUBJECTS.items():
         try:
-            versions[subject] = version(packages[0])
+            versions[subject] = version(package)
         except PackageNotFoundError:
             print(f"left out: {subject} (not installed)")
     print("| | " + " | ".join(f"{subject} {number}" for subject, number in versions.items()) + " |")

@@ -7,6 +7,7 @@ ahead; awake threads share from some 100,000 elements on.
 
 import numpy as np
 import pytest
+from fresh_process import program, run
 from sampling import DTYPES, LOSSES, cast, is_indexed, is_rowwise, label_of, plain, variants, with_reduction
 
 from fastloss.reference import evaluate
@@ -233,6 +234,26 @@ def test_long_rows(loss, classes, dtype, set_threads, shared_calls):
     set_threads(1)
     assert total.value_and_grad(y, p)[0] == value
     assert value == pytest.approx(each(y, p).sum(dtype="float64"), rel=1e-6)
+
+
+AFTER_A_LARGE_CALL = """
+    import numpy as np, fastloss as fl
+    loss = fl.MeanSquaredError() if sys.argv[1] == "elementwise" else fl.CategoricalCrossentropy(from_logits=True)
+    large = np.zeros((1025, 4096), np.float32)
+    loss.value_and_grad(large, large)
+    for rows in (1, 200):
+        y = np.ones((rows, 4096), np.float32)
+        out = np.empty(y.size + 1, np.float32)[1:].reshape(y.shape)
+        for _ in range(3):
+            value, grad = loss.value_and_grad(y, y, out=out)
+            assert grad is out and not np.isnan(out).any()
+"""
+
+
+@pytest.mark.parametrize("family", ["elementwise", "rowwise"])
+def test_a_small_call_after_a_large_one(family):
+    """Its results may lie anywhere; stores around the caches, to no multiple of 16 bytes, would end the process."""
+    run(program("import sys", AFTER_A_LARGE_CALL), family)
 
 
 @pytest.mark.parametrize("classes", [4099, 50_000])

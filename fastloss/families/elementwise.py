@@ -122,7 +122,7 @@ class ElementwiseLoss(Loss, abstract=True):
             if result is not ready:
                 result[...] = ready
         plain = weighing.weights is None and not none and y_ready is y and p_ready is p and grad_ready is grad
-        if outputs == VALUE | GRAD and plain and p.ndim:
+        if outputs == VALUE | GRAD and plain and p.ndim and not bypass:  # the short way in checks no 16 bytes
             object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum"))
         if losses is None:
             return total / weighing.normalizer, grad, hess

@@ -165,7 +165,7 @@ class RowwiseLoss(Loss, abstract=True):
         if total != total and self.indexed:
             self._require_labels(y, classes, weighing)
         plain = weighing.weights is None and losses is None and class_weights is None
-        plain = plain and ignored is None and self.axis == -1
+        plain = plain and ignored is None and self.axis == -1 and not long_rows
         if outputs == VALUE | GRAD and rows and plain and y_ready is y and p_ready is p and grad_ready is grad_last:
             object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum", self._require_labels))
         for result, ready in ((grad_last, grad_ready), (hess_last, hess_ready)):
