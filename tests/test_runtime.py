@@ -181,7 +181,8 @@ def test_any_processor_gives_the_same_bits():
 
 
 FIRST_CALL = """
-    import signal, sys
+    import signal, sys, warnings
+    warnings.simplefilter("ignore", ResourceWarning)  # the interpreter's own, of a source file it was about to read
     import numpy as np
     import fastloss as fl
     def interrupt(number, frame):
