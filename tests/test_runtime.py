@@ -187,6 +187,7 @@ FIRST_CALL = """
     import fastloss as fl
     def interrupt(number, frame):
         raise KeyboardInterrupt
+    sys.unraisablehook = lambda what: None  # an interrupt that a callback swallows
     signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]), 2.0)  # again if one is swallowed
     try:
@@ -199,9 +200,9 @@ FIRST_CALL = """
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
-@pytest.mark.parametrize("seconds", [0.01, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4])
-def test_an_interrupted_first_call_leaves_a_second_one_that_works(seconds):
-    """That call imports Numba; half a package would stay in the process for good."""
+@pytest.mark.parametrize("seconds", [0.005, 0.01, 0.02, 0.04, 0.06])
+def test_an_interrupted_import_leaves_a_second_one_that_works(seconds):
+    """The first call imports Numba; half a package would stay in the process for good."""
     assert run(program(FIRST_CALL), seconds) == "ok\n"
 
 
