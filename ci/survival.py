@@ -17,10 +17,10 @@ from textwrap import dedent
 
 SECONDS = 60
 
-#: Each subject: packages, environment, and code that defines `call(labels, logits, threads=2)` -> (value, gradient).
+#: Each subject: package, environment, and code that defines `call(labels, logits, threads=2)` -> (value, gradient).
 SUBJECTS = {
     "fastloss": (
-        ("fastloss",),
+        "fastloss",
         {},
         """
         import fastloss as fl
@@ -31,7 +31,7 @@ SUBJECTS = {
         """,
     ),
     "torch": (
-        ("torch",),
+        "torch",
         {},
         """
         import torch
@@ -45,7 +45,7 @@ SUBJECTS = {
         """,
     ),
     "scikit-learn": (
-        ("scikit-learn",),
+        "scikit-learn",
         {},
         """
         from sklearn._loss.loss import HalfMultinomialLoss
@@ -57,7 +57,7 @@ SUBJECTS = {
     ),
     **{
         f"numba {layer}": (
-            ("numba",),
+            "numba",
             {"NUMBA_THREADING_LAYER": layer},
             """
         import numba
@@ -232,7 +232,7 @@ def outcome(subject: str, scenario: str) -> str:
 def main() -> int:
     """Print the table in Markdown."""
     versions = {}
-    for subject, ((package,), _, _) in SUBJECTS.items():
+    for subject, (package, _, _) in SUBJECTS.items():
         try:
             versions[subject] = version(package)
         except PackageNotFoundError:

@@ -95,11 +95,9 @@ def draw(rng, dtypes=(), *, large=False):
     loss, shape = _loss_and_shape(rng, configured, reductions, large)
     dtype = rng.choice(dtypes or ["float32"])
     y, p = cast(*plain(loss, shape, rng), DTYPES[dtype])
-    if not dtypes:
-        pass
-    elif not is_indexed(loss) and dtype == "float32" and rng.random() < 0.2:
+    if dtypes and not is_indexed(loss) and dtype == "float32" and rng.random() < 0.2:
         y = np.round(y).clip(0, 200).astype(np.uint8)
-    elif is_indexed(loss) and rng.random() < 0.3:
+    elif dtypes and is_indexed(loss) and rng.random() < 0.3:
         y = y.astype(rng.choice(["int8", "int16", "int32"][p.shape[loss.axis] > 128 :]))
     case = Case(loss, y, p, _options(rng, loss, loss_shape(loss, p.shape)))
     if p.size and rng.random() < SPECIAL:

@@ -506,23 +506,12 @@ GROWTH = """
 """
 
 
-def growth(calls):
-    """Python's memory blocks, and bytes of the process, that so many calls have added."""
-    return map(int, run(program(WORK, GROWTH), calls, timeout=3600).split())
-
-
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_calls_leave_no_memory_behind():
-    blocks, size = growth(40_000)
-    assert blocks < 100
-    assert size < 1 << 20
-
-
-@pytest.mark.soak
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_a_million_calls_leave_no_memory_behind():
-    blocks, size = growth(1_000_000)
-    print(f"{blocks} blocks, {size} bytes more after 1,000,000 calls")
+@pytest.mark.parametrize("calls", [40_000, in_long(1_000_000)])
+def test_calls_leave_no_memory_behind(calls):
+    """Python's memory blocks, and bytes of the process."""
+    blocks, size = map(int, run(program(WORK, GROWTH), calls, timeout=3600).split())
+    print(f"{blocks} blocks, {size} bytes more after {calls:,} calls")
     assert blocks < 100
     assert size < 1 << 20
 

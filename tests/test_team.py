@@ -146,9 +146,7 @@ def test_no_job_stays_open(arrays, set_threads):
     words = pool._team._words
     assert words[teams.TAKEN] == 0
     assert words[teams.GATE] == 0
-    end = time.monotonic() + 20.0  # on a busy machine
-    while words[teams.SLEEPERS] < words[teams.MEMBERS] and time.monotonic() < end:
-        time.sleep(0.01)
+    await_sleep(words)
     assert words[teams.SLEEPERS] == words[teams.MEMBERS] == len(helpers())
 
 
