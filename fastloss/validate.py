@@ -20,6 +20,22 @@ _INTEGERS = {
 }  # fmt: skip
 
 
+def dtype_named(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of that name; bfloat16 comes from ml_dtypes.
+
+    Raises
+    ------
+    ImportError
+        If it needs ml_dtypes and that is not installed.
+    """
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
+
+
 #: Effort spent on telling interleaved arrays from overlapping ones; past it they count as overlapping.
 _OVERLAP_WORK: Any = 10_000
 

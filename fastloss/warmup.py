@@ -13,14 +13,14 @@ import sys
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
 from .families.elementwise import BYPASS_CACHE_FROM
 from .families.loss import Loss, configurations, named
 from .families.rowwise import LONG_ROWS_FROM
-from .validate import Array
+from .validate import Array, dtype_named
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 #: The five calls.
@@ -48,22 +48,15 @@ class Request(NamedTuple):
 
 def operands(loss: Loss, shape: tuple[int, ...], dtype: str) -> tuple[Array, Array]:
     """A target and predictions that suit any loss."""
-    numbers: Any = np.dtype(dtype) if dtype != "bfloat16" else _bfloat16()
-    y_pred = np.full(shape, 1.0 / shape[-1] if loss.family == "rowwise" else 0.5, numbers)
+    y_pred = np.full(shape, 1.0 / shape[-1] if loss.family == "rowwise" else 0.5, dtype_named(dtype))
     if getattr(loss, "indexed", False):
         return np.zeros(shape[:-1], np.int64), y_pred
     return y_pred, y_pred
 
 
-def _bfloat16() -> Any:
-    from ml_dtypes import bfloat16
-
-    return bfloat16
-
-
 def requests(loss: Loss, dtype: str) -> Iterator[Request]:
     """The calls of one configured loss that need kernels of their own."""
-    size = 8 if dtype == "float64" else 4 if dtype == "float32" else 2
+    size = dtype_named(dtype).itemsize
     small: list[tuple[int, ...]]
     large: tuple[int, ...]
     if loss.family == "rowwise":

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..families.loss import Loss
+from ..validate import dtype_named
 from .by_formula import exact
 from .cases import Case, Shape
 
@@ -27,22 +28,6 @@ class Operands(NamedTuple):
         """Their first rows: gradients of a mean over few numbers are large enough for float16."""
         rows = max(1, HEAD * len(self.p) // max(1, self.p.size))
         return Operands(self.y[:rows].copy(), self.p[:rows].copy())
-
-
-def dtype_named(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of that name; bfloat16 comes from ml_dtypes.
-
-    Raises
-    ------
-    ImportError
-        If it needs ml_dtypes and that is not installed.
-    """
-    if name == "bfloat16":
-        import ml_dtypes
-
-        name = ml_dtypes.bfloat16
-    dtype: np.dtype[Any] = np.dtype(name)
-    return dtype
 
 
 def operands(case: Case) -> Operands:
