@@ -43,8 +43,11 @@ def _import_apart(name: str) -> None:
     """Import in a thread of its own: an interrupt, which the main thread gets, would leave half of Numba behind."""
 
     def work() -> None:
-        with _IMPORTING, suppress(Exception):  # the caller's own import raises it again
-            import_module(name)
+        with suppress(Exception):  # the caller's own import raises it again
+            with _IMPORTING:
+                import_module(name)
+                cache = import_module(f"{__package__}.cpu.cache")
+            cache.prepare()  # takes the compile lock, which a fork takes before this module's
 
     thread = threading.Thread(target=work, name="fastloss-import")
     try:

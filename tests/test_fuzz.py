@@ -24,11 +24,39 @@ def test_random_calls(set_threads):
     assert counts["shared"] > 300
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 2**63))
-def test_random_cases(seed):
-    """By hypothesis, which finds the smallest seed that fails and keeps it for the next run."""
-    rng = np.random.default_rng(seed)
+class Drawn:
+    """A random generator whose single choices hypothesis makes; arrays get their numbers from NumPy's."""
+
+    def __init__(self, data):
+        self._data = data
+        self._rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+
+    def random(self, size=None):
+        return self._data.draw(st.floats(0, 1, exclude_max=True)) if size is None else self._rng.random(size)
+
+    def integers(self, low, high=None, size=None):
+        if size is not None:
+            return self._rng.integers(low, high, size)
+        low, high = (0, low) if high is None else (low, high)
+        return self._data.draw(st.integers(low, high - 1))
+
+    def choice(self, options, size=None):
+        return options[self.integers(len(options))] if size is None else self._rng.choice(options, size)
+
+    def __getattr__(self, name):
+        return getattr(self._rng, name)
+
+
+def cases(test):
+    """Run a test on cases in which hypothesis chooses loss, types, shape, layouts and what is wrong."""
+    test = given(data=st.data())(test)
+    return settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(test)
+
+
+@cases
+def test_random_cases(data):
+    """Hypothesis reduces a case that fails to the simplest one that does."""
+    rng = Drawn(data)
     fuzz.try_case(rng, fuzz.draw(rng), fuzz.Counter())
 
 

@@ -200,9 +200,9 @@ FIRST_CALL = """
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
-@pytest.mark.parametrize("seconds", [0.005, 0.01, 0.02, 0.04, 0.06])
-def test_an_interrupted_import_leaves_a_second_one_that_works(seconds):
-    """The first call imports Numba; half a package would stay in the process for good."""
+@pytest.mark.parametrize("seconds", [0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6])
+def test_an_interrupted_first_call_leaves_a_second_one_that_works(seconds):
+    """It imports Numba, which then registers what it compiles with: half of that would stay in the process for good."""
     assert run(program(FIRST_CALL), seconds) == "ok\n"
 
 
@@ -231,10 +231,20 @@ def test_calls_from_many_threads_at_once(set_threads, monkeypatch):
     assert calls_at_once(threads=8, rounds=18) == 0
 
 
-@pytest.mark.soak
-def test_calls_from_many_threads_at_once_for_long(set_threads):
+@pytest.mark.parametrize("rounds", [20, in_long(50_000)])
+@pytest.mark.parametrize("release", [False, True], ids=["holding", "releasing"])
+def test_small_calls_from_64_threads_at_once(set_threads, monkeypatch, release, rounds):
+    """They keep the interpreter lock; here also without it, so that kernels run side by side."""
     set_threads(3)
-    assert calls_at_once(threads=64, rounds=50_000, shapes=[(2, 4), (3, 110)]) == 0
+    if release:
+        for name in ("run.RELEASE_FROM", "elementwise.QUICK_UP_TO", "row_plan.QUICK_UP_TO"):
+            monkeypatch.setattr(f"fastloss.cpu.{name}", 0)
+    assert calls_at_once(threads=64, rounds=rounds, shapes=[(2, 4), (3, 110)]) == 0
+
+
+@pytest.mark.soak
+def test_calls_of_all_sizes_from_64_threads_at_once(set_threads):
+    set_threads(3)
     assert calls_at_once(threads=64, rounds=300) == 0
 
 

@@ -33,6 +33,7 @@ import numba
 from numba.core import types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
 from ..formula.subset import FormulaSource, check
@@ -300,6 +301,12 @@ def native_address(function: Callable[..., Any], arguments: Sequence[str], key: 
 
 #: What owns the machine code that addresses were given of.
 _KEPT: list[Any] = []
+
+
+def prepare() -> None:
+    """Have Numba register all that it compiles with: an interrupt in the middle would leave it half registered."""
+    with global_compiler_lock:
+        cpu_target.target_context.refresh()
 
 
 def _compile_result(function: Callable[..., Any], arguments: Sequence[str], key: str) -> Any:
