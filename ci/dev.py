@@ -5,6 +5,7 @@
     python3 ci/dev.py test [--peers] [pytest args]  all tests; --peers adds comparisons with torch and Keras
     python3 ci/dev.py lint                          ruff, mypy, import layers, derived text
     python3 ci/dev.py bench [--peers] [bench args]  speed against NumPy, scikit-learn and, with --peers, torch
+    python3 ci/dev.py gpu-gate [gate args]          compile the CUDA kernels, with no GPU, and check the machine code
     python3 ci/dev.py info                          what fastloss sees on this machine
 
 The first run makes .venv and installs into it (with uv where it is found, else with pip) the versions of
@@ -31,9 +32,12 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv"
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
 PEERS = ROOT / "ci" / "peers.txt"
+GPU = ROOT / "ci" / "gpu.txt"
 STATE = ENVIRONMENT / "fastloss-dev.json"  # what is installed, so that a second run need not ask pip
 
-EXTRA = {"demo": "demo", "test": "test", "lint": "lint", "bench": "bench", "info": ""}
+EXTRA = {"demo": "demo", "test": "test", "lint": "lint", "bench": "bench", "gpu-gate": "", "info": ""}
+# what comes beside the extra: an option or a command, its pinned versions, and what they are
+ADDITIONS = {"--peers": (PEERS, "torch and Keras"), "gpu-gate": (GPU, "NVIDIA's compiler")}
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +50,7 @@ def main(arguments: list[str]) -> int:
     if name not in EXTRA:
         fail(f"no command {name!r}; choose from {', '.join(EXTRA)}", status=2)
     peers = name in ("test", "bench") and "--peers" in rest
-    prepare(EXTRA[name], peers)
+    prepare(EXTRA[name], {"--peers"} if peers else {name} & ADDITIONS.keys())
     if name == "lint":
         return lint()
     environment = dict(os.environ)
@@ -58,6 +62,8 @@ def main(arguments: list[str]) -> int:
 
 def command_line(name: str, rest: list[str]) -> list[str]:
     """What the environment's Python is asked to run."""
+    if name == "gpu-gate":
+        return [str(ROOT / "ci" / "gpu_gate.py"), *rest]
     if name != "test":
         return ["-m", "fastloss", name, *rest]
     workers = [] if "--pdb" in rest else ["-n", str(cpu_count()), "--dist", "loadfile"]
@@ -87,8 +93,8 @@ def lint() -> int:
 # ---------------------------------------------------------------------------------- the environment
 
 
-def prepare(extra: str, peers: bool) -> None:
-    """Bring .venv to what `extra` (and the peers) need; do nothing where it is there already."""
+def prepare(extra: str, additions: set[str]) -> None:
+    """Bring .venv to what `extra` and these ADDITIONS need; do nothing where it is there already."""
     identity = f"{ROOT} Python {sys.version}"  # scripts of a moved or another Python's environment do not run
     state = read_state()
     if state.get("identity") != identity or not python_of(ENVIRONMENT).exists():
@@ -107,12 +113,15 @@ def prepare(extra: str, peers: bool) -> None:
         installed[extra] = key
         write_state(state)
 
-    key = digest(PEERS, CONSTRAINTS)
-    if peers and installed.get("--peers") != key:
+    for addition in additions:
+        file, what = ADDITIONS[addition]
+        key = digest(file, CONSTRAINTS)
+        if installed.get(addition) == key:
+            continue
         # pip, never uv: uv takes a torch that brings gigabytes of CUDA packages even where pip is
         # configured to find a build for the CPU
-        install(ENVIRONMENT, "-r", str(PEERS), what="torch and Keras", only_pip=True)
-        installed["--peers"] = key
+        install(ENVIRONMENT, "-r", str(file), what=what, only_pip=True)
+        installed[addition] = key
         write_state(state)
 
 

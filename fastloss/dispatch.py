@@ -1,4 +1,4 @@
-"""What a call may ask for, and the settings of the backend that answers: so far the NumPy backend alone."""
+"""What a call may ask for, which backend answers, and the NumPy backend's settings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from typing import Any
 VALUE, GRAD, HESS = 1, 2, 4
 
 _ready: set[str] = set()
+
+
+def on_device(array: Any) -> bool:
+    """Whether an array is CuPy's, without importing CuPy."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, getattr(cupy, "ndarray", ()))
 
 
 #: Held while the backend is imported. A fork waits for it: a child born in the middle of an import by another thread

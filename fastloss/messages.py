@@ -10,3 +10,13 @@ def rejected(loss: str, argument: str, rule: str, got: object, hint: str = "") -
     value = " ".join(str(got).split())
     value = value if len(value) <= _LONGEST else value[: _LONGEST - 3] + "..."
     return f"{loss}: {argument} must {rule}; got {value}" + (f". {hint}" if hint else "")
+
+
+def forked() -> str:
+    """What a child of a process that has used a GPU is told."""
+    return "fastloss: a forked process cannot use the GPU that its parent has used; start it with 'spawn'"
+
+
+def captured() -> str:
+    """What a call is told that a graph is to be captured from, and that is the first on its stream."""
+    return "fastloss: call once on the stream before it is captured, so that kernels and scratch are ready"

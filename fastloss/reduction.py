@@ -59,7 +59,7 @@ def weighting(
     weights, weights_inner = None, 1
     if sample_weight is not None:
         weights, weights_inner = _aligned(name, "sample_weight", sample_weight, shape)
-        weights = _checked_weights(name, weights, precision).astype(computing, copy=False)
+        weights = checked_weights(name, weights, precision).astype(computing, copy=False)
     kept, kept_inner = None, 1
     if mask is not None:
         kept, kept_inner = _aligned(name, "mask", _boolean(name, mask), shape)
@@ -69,7 +69,7 @@ def weighting(
     weights = _repeated(weights, weights_inner, inner)
     kept = _repeated(kept, kept_inner, inner)
     if normalizer is not None:
-        total = _checked_normalizer(name, normalizer)
+        total = checked_normalizer(name, normalizer)
     else:
         total = _normalizer(reduction, size, weights, kept, inner, counts)
     if kept is not None:
@@ -101,26 +101,49 @@ def _repeated(array: Array | None, inner: int, wanted: int) -> Array | None:
     return np.repeat(array, inner // wanted)
 
 
-def _aligned(name: str, argument: str, array: Array, shape: tuple[int, ...]) -> tuple[Array, int]:
-    """Flatten an array that aligns with the leading axes of ``shape``; give how many losses each element covers."""
-    own = array.shape
+def covered(name: str, argument: str, own: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    """How many losses each element of an array covers that aligns with the leading axes of ``shape``.
+
+    Raises
+    ------
+    ValueError
+        If its shape ``own`` is not a leading part of ``shape``.
+    """
+    given = own
     while own and own[-1] == 1 and (len(own) > len(shape) or shape[len(own) - 1] != 1):
         own = own[:-1]
     if own != shape[: len(own)]:
         rule = f"have a leading part of the losses' shape {shape}"
-        raise ValueError(rejected(name, argument, rule, array.shape))
-    return np.ascontiguousarray(array).reshape(-1), math.prod(shape[len(own) :])
+        raise ValueError(rejected(name, argument, rule, given))
+    return math.prod(shape[len(own) :])
+
+
+def _aligned(name: str, argument: str, array: Array, shape: tuple[int, ...]) -> tuple[Array, int]:
+    """Flatten an array that aligns with the leading axes of ``shape``; give how many losses each element covers."""
+    inner = covered(name, argument, array.shape, shape)
+    return np.ascontiguousarray(array).reshape(-1), inner
 
 
 def _boolean(name: str, mask: Array) -> Array:
-    if mask.dtype != np.bool_:
-        raise TypeError(rejected(name, "mask", "be boolean", mask.dtype, "Convert it: mask.astype(bool)"))
+    require_boolean(name, mask.dtype)
     return mask
 
 
-def _checked_weights(name: str, weights: Array, precision: str) -> Array:
-    if (weights.dtype.kind not in "fbiu" and weights.dtype.name != "bfloat16") or not weights.dtype.isnative:
-        raise TypeError(rejected(name, "sample_weight", "be real numbers", weights.dtype))
+def require_boolean(name: str, dtype: np.dtype[Any]) -> None:
+    """Refuse masks of another type."""
+    if dtype != np.bool_:
+        raise TypeError(rejected(name, "mask", "be boolean", dtype, "Convert it: mask.astype(bool)"))
+
+
+def require_real(name: str, dtype: np.dtype[Any]) -> None:
+    """Refuse weights that are no real numbers."""
+    if (dtype.kind not in "fbiu" and dtype.name != "bfloat16") or not dtype.isnative:
+        raise TypeError(rejected(name, "sample_weight", "be real numbers", dtype))
+
+
+def checked_weights(name: str, weights: Array, precision: str) -> Array:
+    """Weights in some precision; each must be finite and 0 or more."""
+    require_real(name, weights.dtype)
     with np.errstate(all="ignore"):
         converted = weights.astype(precision, copy=False)
     # One comparison each: NaN fails both, so no third pass looks for it.
@@ -131,7 +154,8 @@ def _checked_weights(name: str, weights: Array, precision: str) -> Array:
     return converted
 
 
-def _checked_normalizer(name: str, normalizer: Any) -> float:
+def checked_normalizer(name: str, normalizer: Any) -> float:
+    """The caller's own normaliser, which must be a finite number above 0."""
     if isinstance(normalizer, np.ndarray) and normalizer.ndim == 0:
         normalizer = normalizer.item()
     try:

@@ -55,19 +55,29 @@ def prediction(name: str, array: Any) -> Array:
     values = as_array(name, "y_pred", array)
     if not given and values.dtype.kind in "biu":
         return values.astype(np.float64)
-    if storage_name(values.dtype) is None:
-        rule = "be float16, bfloat16, float32 or float64"
-        raise TypeError(rejected(name, "y_pred", rule, values.dtype, _dtype_hint(values.dtype)))
+    require_prediction(name, values.dtype)
     return values
+
+
+def require_prediction(name: str, dtype: np.dtype[Any]) -> None:
+    """Refuse predictions of other types than kernels compute on."""
+    if storage_name(dtype) is None:
+        rule = "be float16, bfloat16, float32 or float64"
+        raise TypeError(rejected(name, "y_pred", rule, dtype, _dtype_hint(dtype)))
 
 
 def target(name: str, array: Any) -> Array:
     """``y_true`` of an elementwise or dense loss: any floating-point type, bool or integer."""
     values = as_array(name, "y_true", array)
-    if storage_name(values.dtype) is None and _integer_name(values.dtype) is None:
-        rule = "be bool, integer or floating-point"
-        raise TypeError(rejected(name, "y_true", rule, values.dtype, _dtype_hint(values.dtype)))
+    require_target(name, values.dtype)
     return values
+
+
+def require_target(name: str, dtype: np.dtype[Any]) -> None:
+    """Refuse targets that are no real numbers."""
+    if storage_name(dtype) is None and _integer_name(dtype) is None:
+        rule = "be bool, integer or floating-point"
+        raise TypeError(rejected(name, "y_true", rule, dtype, _dtype_hint(dtype)))
 
 
 def labels(name: str, array: Any) -> Array:
@@ -76,10 +86,15 @@ def labels(name: str, array: Any) -> Array:
     values = as_array(name, "y_true", array)
     if not given and values.size == 0:
         return values.astype(np.int64)  # an empty list
-    if _integer_name(values.dtype) is None or values.dtype == np.bool_:
-        hint = "Convert it: array.astype('int64')" if values.dtype.kind in "bf" else _dtype_hint(values.dtype)
-        raise TypeError(rejected(name, "y_true", "hold integer class numbers", values.dtype, hint))
+    require_labels(name, values.dtype)
     return values
+
+
+def require_labels(name: str, dtype: np.dtype[Any]) -> None:
+    """Refuse class numbers that are no integers."""
+    if _integer_name(dtype) is None or dtype == np.bool_:
+        hint = "Convert it: array.astype('int64')" if dtype.kind in "bf" else _dtype_hint(dtype)
+        raise TypeError(rejected(name, "y_true", "hold integer class numbers", dtype, hint))
 
 
 def as_array(name: str, argument: str, array: Any) -> Array:
@@ -117,7 +132,7 @@ def _require_host_array(name: str, argument: str, array: Any) -> None:
     if isinstance(array, np.ma.MaskedArray):
         refuse("a numpy.ma.MaskedArray", "Pass array.filled(0) and mask=~numpy.ma.getmaskarray(array)")
     if _is_a(array, "cupy", "ndarray"):
-        refuse("a CuPy array", "Convert it: cupy.asnumpy(array)")
+        refuse("a CuPy array", "Convert it: cupy.asnumpy(array), or give y_pred as a CuPy array too")
     if _is_a(array, "torch", "Tensor"):
         if array.requires_grad:
             refuse("a torch tensor that requires grad", "Convert it: tensor.detach().numpy()")
@@ -178,27 +193,41 @@ def same_shape(name: str, y_true: Array, y_pred: Array) -> None:
         raise ValueError(rejected(name, "y_true", f"have y_pred's shape {y_pred.shape}", y_true.shape, hint))
 
 
+def same_form(name: str, argument: str, out: Any, y_pred: Any) -> None:
+    """Require y_pred's shape and dtype of a buffer for results."""
+    if out.shape != y_pred.shape or out.dtype != y_pred.dtype:
+        rule = f"have y_pred's shape {y_pred.shape} and dtype {y_pred.dtype}"
+        raise ValueError(rejected(name, argument, rule, f"{out.shape} and {out.dtype}"))
+
+
 def output(name: str, argument: str, out: Any, y_pred: Array, in_place: Array | None, others: tuple[Any, ...]) -> Array:
     """Check a buffer for results: it must fit ``y_pred`` and overlap nothing but, exactly, ``in_place``."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(rejected(name, argument, "be a NumPy array", type(out).__name__))
     buffer: Array = out
-    if buffer.shape != y_pred.shape or buffer.dtype != y_pred.dtype:
-        rule = f"have y_pred's shape {y_pred.shape} and dtype {y_pred.dtype}"
-        raise ValueError(rejected(name, argument, rule, f"{buffer.shape} and {buffer.dtype}"))
+    same_form(name, argument, buffer, y_pred)
     if not buffer.flags.writeable:
         raise ValueError(rejected(name, argument, "be writable", "a read-only array"))
-    if not _elements_apart(buffer):
-        got = f"strides {buffer.strides} for shape {buffer.shape}"
-        raise ValueError(rejected(name, argument, "have its own memory for each element", got))
+    require_elements_apart(name, argument, buffer)
     for other in others:
-        if isinstance(other, np.ndarray) and _clashes(buffer, other, exact_allowed=other is in_place):
-            rule = "not overlap another argument, unless out is y_pred"
-            raise ValueError(rejected(name, argument, rule, "an array that does"))
+        if isinstance(other, np.ndarray) and clash(buffer, other, exact_allowed=other is in_place):
+            raise ValueError(overlapping(name, argument))
     return buffer
 
 
-def _elements_apart(array: Array) -> bool:
+def overlapping(name: str, argument: str) -> str:
+    """What is said of a buffer for results that overlaps another argument."""
+    return rejected(name, argument, "not overlap another argument, unless out is y_pred", "an array that does")
+
+
+def require_elements_apart(name: str, argument: str, out: Any) -> None:
+    """Refuse a buffer in which elements share memory, as a broadcast one's do."""
+    if not _elements_apart(out):
+        got = f"strides {out.strides} for shape {out.shape}"
+        raise ValueError(rejected(name, argument, "have its own memory for each element", got))
+
+
+def _elements_apart(array: Any) -> bool:
     """Whether every stride steps over all that the smaller ones reach."""
     if array.flags.c_contiguous:
         return True
@@ -210,7 +239,8 @@ def _elements_apart(array: Array) -> bool:
     return True
 
 
-def _clashes(out: Array, other: Array, *, exact_allowed: bool) -> bool:
+def clash(out: Array, other: Array, *, exact_allowed: bool) -> bool:
+    """Whether two arrays share memory, unless they are the same elements and that is allowed."""
     if exact_allowed and (out is other or _identical(out, other)):
         return False
     if not np.may_share_memory(out, other):

@@ -328,8 +328,11 @@ ARGUMENTS = ("y_true", "y_pred", "sample_weight", "mask", "out", "hess_out")
 every_argument = pytest.mark.parametrize("argument", ARGUMENTS)
 
 
-def refused_as(name, error, argument, convert):
-    """`refused` for one argument that is an array of another kind, while the others are good."""
+def refused_as(name, error, argument, convert, *, blamed=None):
+    """`refused` for one argument that is an array of another kind, while the others are good.
+
+    The error names it, or what is ``blamed`` for it.
+    """
     y, p = operands(name)
     good = {"y_true": y, "y_pred": p}
     optional = {
@@ -340,7 +343,8 @@ def refused_as(name, error, argument, convert):
     }
     given = {**good, argument: convert({**good, **optional}[argument])}
     calls = calls_taking(argument) if argument in ("out", "hess_out") else CALLS
-    return refused(name, error, argument, given.pop("y_true"), given.pop("y_pred"), calls=calls, **given)
+    y, p = given.pop("y_true"), given.pop("y_pred")
+    return refused(name, error, blamed or argument, y, p, calls=calls, **given)
 
 
 def masked(values):
@@ -382,7 +386,6 @@ def foreign(monkeypatch, module, kind, values, **attributes):
 
 CPU, GPU = types.SimpleNamespace(type="cpu"), types.SimpleNamespace(type="cuda")
 FOREIGN = {
-    "cupy": ("cupy", "ndarray", {}, "asnumpy"),
     "torch requiring grad": ("torch", "Tensor", {"requires_grad": True, "device": CPU}, "detach()"),
     "torch on a GPU": ("torch", "Tensor", {"requires_grad": False, "device": GPU}, "cpu()"),
     "dask": ("dask.array", "Array", {}, "compute()"),
@@ -398,12 +401,16 @@ def test_arrays_of_other_libraries(monkeypatch, name, argument, kind):
     assert conversion in line or argument in ("out", "hess_out")
 
 
-@pytest.mark.parametrize("argument", ["y_true", "y_pred"])
+@every_argument
 @every_loss
 def test_numpy_and_cupy_mixed_names_both(monkeypatch, name, argument):
-    line = refused_as(name, TypeError, argument, lambda a: foreign(monkeypatch, "cupy", "ndarray", a))
+    """y_pred says where the others must be."""
+    blamed, conversion = (argument, "cupy.asnumpy") if argument != "y_pred" else ("y_true", "cupy.asarray")
+    line = refused_as(name, TypeError, argument, lambda a: foreign(monkeypatch, "cupy", "ndarray", a), blamed=blamed)
     assert "NumPy" in line
-    assert "CuPy" in line
+    if argument not in ("out", "hess_out"):
+        assert "CuPy" in line
+        assert conversion in line
 
 
 @pytest.mark.parametrize("kind", ["csr_matrix", "csr_array", "coo_array"])

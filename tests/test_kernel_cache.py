@@ -277,11 +277,14 @@ KILL_WRITERS = """
     contents = [cache._header(name, payload) + payload for payload in (bytes(200_000), os.urandom(300_000))]
     cache._write_private(name, contents[0])
     seen, draw = set(), random.Random(0)
+    ready, at_work = os.pipe()
     for _ in range(int(sys.argv[1])):
         writer = os.fork()
         if writer == 0:
+            os.write(at_work, b".")
             while True:
                 for content in contents: cache._write_private(name, content)
+        os.read(ready, 1)  # on a busy machine it may take long to begin
         time.sleep(draw.uniform(0.0, 0.004))
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)

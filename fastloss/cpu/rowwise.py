@@ -43,14 +43,6 @@ from .vector_math import where
 GROUP = 8
 
 
-def computing_type(formula: RowFormula, pred: str) -> str:
-    """Precision that rows of ``pred`` are computed in.
-
-    From probabilities always float64: the gradient of a class near 1 is the difference of its row's sum and itself.
-    """
-    return "float64" if formula.first == "total" else STORAGES[pred].computing
-
-
 class RowBuild(NamedTuple):
     """Everything that one compiled rowwise kernel is specialised on."""
 
@@ -69,7 +61,7 @@ class RowBuild(NamedTuple):
     @property
     def computing(self) -> Storage:
         """The precision of all arithmetic, of weights, losses and scratch."""
-        return STORAGES[computing_type(self.formula, self.pred)]
+        return STORAGES[self.formula.computing(self.pred)]
 
 
 #: Kinds of the kernel's arguments. Arrays, C-contiguous: labels (rows) or y_true (rows, classes); y_pred (rows,

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..dispatch import GRAD, HESS, VALUE, backend
+from ..dispatch import GRAD, HESS, VALUE, backend, on_device
 from ..reduction import Weighting, scale_of, weighting
 from ..validate import Array, in_memory, precision_of, prediction, same_shape, target
+from .layout import aligned, buffer_like, common_layout, contiguous
 from .loss import Loss
-
-Layout = Literal["C", "F"]
 
 #: Results larger than this many bytes bypass the caches: they would push out what they do not serve.
 BYPASS_CACHE_FROM = 1 << 24
@@ -77,7 +76,12 @@ class ElementwiseLoss(Loss, abstract=True):
         normalizer: Any,
         out: Any,
         hess_out: Any,
+        check: str,
     ) -> tuple[Any, Any, Any]:
+        if on_device(y_pred):
+            from .elementwise_on_device import evaluate
+
+            return evaluate(self, outputs, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out, check)
         sample_weight, mask = self._given("sample_weight", sample_weight), self._given("mask", mask)
         p, y = prediction(self.name, y_pred), target(self.name, y_true)
         same_shape(self.name, y, p)
@@ -101,7 +105,7 @@ class ElementwiseLoss(Loss, abstract=True):
                     result[...] = 0
             return 0.0, grad, hess
         keep_order = weighing.weights is None and not none
-        layout = _common_layout(y, p, grad, hess) if keep_order else "C"
+        layout = common_layout(y, p, grad, hess) if keep_order else "C"
         y_name, y_ready = in_memory(contiguous(y, layout))
         p_name, p_ready = in_memory(contiguous(p, layout))
         grad_ready, hess_ready = buffer_like(grad, layout), buffer_like(hess, layout)
@@ -130,34 +134,3 @@ class ElementwiseLoss(Loss, abstract=True):
             with np.errstate(all="ignore"):
                 losses /= weighing.normalizer
         return losses, grad, hess
-
-
-def _common_layout(*arrays: Array | None) -> Layout:
-    """``F`` if every array is Fortran-contiguous and some not C-contiguous, else ``C``."""
-    present = [a for a in arrays if a is not None]
-    if all(a.flags.c_contiguous for a in present):
-        return "C"
-    return "F" if all(a.flags.f_contiguous for a in present) else "C"
-
-
-def contiguous(array: Array, layout: Layout) -> Array:
-    """The array in one piece of memory: itself where it is, else a copy."""
-    flags = array.flags
-    if flags.aligned and (flags.c_contiguous if layout == "C" else flags.f_contiguous):
-        return array
-    return np.array(array, order=layout, copy=True)
-
-
-def buffer_like(result: Array | None, layout: Layout) -> Array | None:
-    """Where a kernel may write: the result itself if it is in one piece of memory, else a temporary."""
-    if result is None:
-        return None
-    flags = result.flags
-    if flags.aligned and (flags.c_contiguous if layout == "C" else flags.f_contiguous):
-        return result
-    return np.empty(result.shape, result.dtype, order=layout)
-
-
-def aligned(*arrays: Array | None) -> bool:
-    """Whether all arrays start on 16 bytes, as stores around the caches need."""
-    return all(a is None or a.__array_interface__["data"][0] % 16 == 0 for a in arrays)

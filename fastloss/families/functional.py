@@ -50,10 +50,12 @@ class LossFunction:
         *,
         mask: Any = None,
         normalizer: Any = None,
+        check: str = "nan",
         **parameters: Any,
     ) -> Any:
         """Return the value alone."""
-        return self._with(parameters)(y_true, y_pred, sample_weight, mask=mask, normalizer=normalizer)
+        loss = self._with(parameters)
+        return loss(y_true, y_pred, sample_weight, mask=mask, normalizer=normalizer, check=check)
 
     def value_and_grad(self, y_true: Any, y_pred: Any, sample_weight: Any = None, **options: Any) -> tuple[Any, Any]:
         """Return value and gradient in one pass."""
@@ -84,7 +86,7 @@ class LossFunction:
         return _restored, (self.loss,)
 
 
-_CALL_OPTIONS = ("mask", "normalizer", "out", "hess_out")
+_CALL_OPTIONS = ("mask", "normalizer", "check", "out", "hess_out")
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

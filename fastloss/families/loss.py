@@ -23,6 +23,9 @@ REDUCTIONS = {
     "weighted_mean": ("mean_with_sample_weight",),
     "none": (),
 }
+#: What becomes of class numbers and weights that are wrong, in CuPy arrays: NaN, or an error, which waits for the
+#: device. In NumPy arrays they are always an error.
+CHECKS = ("nan", "raise")
 
 
 class Example(NamedTuple):
@@ -152,9 +155,16 @@ class Loss:
         normalizer: Any,
         out: Any,
         hess_out: Any,
+        check: str,
     ) -> tuple[Any, Any, Any]:
         """Value, gradient and Hessian, those that ``outputs`` asks for; each family has its own."""
         raise NotImplementedError
+
+    def _evaluated(self, outputs: int, *arguments: Any) -> tuple[Any, Any, Any]:
+        check = arguments[-1]
+        if check not in CHECKS:
+            raise ValueError(rejected(self.name, "check", "be 'nan' or 'raise'", repr(check)))
+        return self._evaluate(outputs, *arguments)
 
     def _given(self, argument: str, array: Any) -> Array | None:
         """An optional argument as an array."""
@@ -174,10 +184,17 @@ class Loss:
         return grad, hess
 
     def __call__(
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None, *, mask: Any = None, normalizer: Any = None
+        self,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any = None,
+        *,
+        mask: Any = None,
+        normalizer: Any = None,
+        check: str = "nan",
     ) -> Any:
         """Return the value alone."""
-        return self._evaluate(VALUE, y_true, y_pred, sample_weight, mask, normalizer, None, None)[0]
+        return self._evaluated(VALUE, y_true, y_pred, sample_weight, mask, normalizer, None, None, check)[0]
 
     def value_and_grad(
         self,
@@ -188,13 +205,15 @@ class Loss:
         mask: Any = None,
         normalizer: Any = None,
         out: Any = None,
+        check: str = "nan",
     ) -> tuple[Any, Any]:
         """Return value and gradient in one pass."""
         if self._quick is not None and sample_weight is None and mask is None and normalizer is None:
             results: tuple[Any, Any] | None = self._quick(y_true, y_pred, out)
             if results is not None:
                 return results
-        return self._evaluate(VALUE | GRAD, y_true, y_pred, sample_weight, mask, normalizer, out, None)[:2]
+        outputs = VALUE | GRAD
+        return self._evaluated(outputs, y_true, y_pred, sample_weight, mask, normalizer, out, None, check)[:2]
 
     def grad(
         self,
@@ -205,9 +224,10 @@ class Loss:
         mask: Any = None,
         normalizer: Any = None,
         out: Any = None,
+        check: str = "nan",
     ) -> Any:
         """Return the gradient alone."""
-        return self._evaluate(GRAD, y_true, y_pred, sample_weight, mask, normalizer, out, None)[1]
+        return self._evaluated(GRAD, y_true, y_pred, sample_weight, mask, normalizer, out, None, check)[1]
 
     def grad_and_hess(
         self,
@@ -219,9 +239,11 @@ class Loss:
         normalizer: Any = None,
         out: Any = None,
         hess_out: Any = None,
+        check: str = "nan",
     ) -> tuple[Any, Any]:
         """Return gradient and diagonal Hessian in one pass."""
-        return self._evaluate(GRAD | HESS, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out)[1:]
+        outputs = GRAD | HESS
+        return self._evaluated(outputs, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out, check)[1:]
 
     def value_grad_and_hess(
         self,
@@ -233,6 +255,8 @@ class Loss:
         normalizer: Any = None,
         out: Any = None,
         hess_out: Any = None,
+        check: str = "nan",
     ) -> tuple[Any, Any, Any]:
         """Return value, gradient and diagonal Hessian in one pass."""
-        return self._evaluate(VALUE | GRAD | HESS, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out)
+        outputs = VALUE | GRAD | HESS
+        return self._evaluated(outputs, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out, check)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..dispatch import GRAD, HESS, VALUE, backend
+from ..dispatch import GRAD, HESS, VALUE, backend, on_device
 from ..formula.rows import RowFormula
 from ..messages import rejected
 from ..reduction import Weighting, scale_of, weighting
@@ -24,7 +24,8 @@ from ..validate import (
     storage_name,
     target,
 )
-from .elementwise import BYPASS_CACHE_FROM, aligned, buffer_like, contiguous
+from .elementwise import BYPASS_CACHE_FROM
+from .layout import aligned, buffer_like, contiguous
 from .loss import Loss
 from .parameters import integer
 
@@ -70,7 +71,7 @@ class RowwiseLoss(Loss, abstract=True):
         key = (outputs, true, pred, few_classes, long_rows, bypass_cache)
         plan = self._plans.get(key)
         if plan is None:
-            formula = self._formula()
+            formula = self.formula()
             losses = bool(outputs & VALUE) and self.reduction == "none"
             weighted = getattr(self, "class_weight", None) is not None
             build = backend("rowwise").RowBuild(
@@ -100,17 +101,18 @@ class RowwiseLoss(Loss, abstract=True):
         normalizer: Any,
         out: Any,
         hess_out: Any,
+        check: str,
     ) -> tuple[Any, Any, Any]:
+        if on_device(y_pred):
+            from .rowwise_on_device import evaluate
+
+            return evaluate(self, outputs, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out, check)
         sample_weight, mask = self._given("sample_weight", sample_weight), self._given("mask", mask)
         p = prediction(self.name, y_pred)
         y = labels(self.name, y_true) if self.indexed else target(self.name, y_true)
-        axis = self._class_axis(p)
-        shape = p.shape[:axis] + p.shape[axis + 1 :]
-        if not p.shape[axis] and math.prod(shape):
-            raise ValueError(rejected(self.name, "y_pred", "have at least one class", f"shape {p.shape}"))
-        self._require_shape(y, p, shape)
+        axis, shape = self.class_axis(y, p)
         grad, hess = self._results(outputs, p, out, hess_out, (y, p, sample_weight, mask))
-        class_weights = self._class_weights(p, axis)
+        class_weights = self.class_weights(p, axis)
         weighing = self._weighing(y, p, shape, class_weights, sample_weight, mask, normalizer)
         if weighing.normalizer == 0.0:
             for result in (grad, hess):
@@ -163,11 +165,11 @@ class RowwiseLoss(Loss, abstract=True):
             scale_of(weighing.normalizer, computing),
         )
         if total != total and self.indexed:
-            self._require_labels(y, classes, weighing)
+            self.require_labels(y, classes, weighing)
         plain = weighing.weights is None and losses is None and class_weights is None
         plain = plain and ignored is None and self.axis == -1 and not long_rows
         if outputs == VALUE | GRAD and rows and plain and y_ready is y and p_ready is p and grad_ready is grad_last:
-            object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum", self._require_labels))
+            object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum", self.require_labels))
         for result, ready in ((grad_last, grad_ready), (hess_last, hess_ready)):
             if result is not None and result is not ready:
                 result[...] = ready
@@ -177,23 +179,28 @@ class RowwiseLoss(Loss, abstract=True):
             losses = np.divide(losses, weighing.normalizer, dtype=losses.dtype)
             return losses.astype(precision_of(p), copy=False), grad, hess
 
-    def _formula(self) -> RowFormula:
+    def formula(self) -> RowFormula:
         """The formula that this configuration uses."""
         return self.row_formulas()[self.variant()]
 
-    def _computing(self, p: Array) -> str:
+    def _computing(self, p: Any) -> str:
         """Precision of the arithmetic, of weights and of losses."""
-        computing: str = backend("rowwise").computing_type(self._formula(), storage_name(p.dtype) or "float64")
-        return computing
+        return self.formula().computing(storage_name(p.dtype) or "float64")
 
-    def _class_axis(self, p: Array) -> int:
+    def class_axis(self, y: Any, p: Any) -> tuple[int, tuple[int, ...]]:
+        """The class axis of predictions, 0 or more, and the shape of their rows' losses; the shapes must fit."""
         if not p.ndim:
             raise ValueError(rejected(self.name, "y_pred", "have a class axis", "a scalar"))
         if not -p.ndim <= self.axis < p.ndim:
             raise ValueError(rejected(self.name, "axis", f"be an axis of y_pred, which has {p.ndim}", self.axis))
-        return self.axis % p.ndim
+        axis = self.axis % p.ndim
+        shape = p.shape[:axis] + p.shape[axis + 1 :]
+        if not p.shape[axis] and math.prod(shape):
+            raise ValueError(rejected(self.name, "y_pred", "have at least one class", f"shape {p.shape}"))
+        self._require_shape(y, p, shape)
+        return axis, shape
 
-    def _require_shape(self, y: Array, p: Array, shape: tuple[int, ...]) -> None:
+    def _require_shape(self, y: Any, p: Any, shape: tuple[int, ...]) -> None:
         if not self.indexed:
             same_shape(self.name, y, p)
         elif y.shape != shape:
@@ -202,7 +209,8 @@ class RowwiseLoss(Loss, abstract=True):
             hint = f"Drop its last axis: {dropped}" if y.shape == (*shape, 1) else ""
             raise ValueError(rejected(self.name, "y_true", rule, y.shape, hint))
 
-    def _class_weights(self, p: Array, axis: int) -> Array | None:
+    def class_weights(self, p: Any, axis: int) -> Array | None:
+        """Weights of the classes, in the precision of the arithmetic; None if there are none."""
         given = getattr(self, "class_weight", None)
         if given is None:
             return None
@@ -248,7 +256,7 @@ class RowwiseLoss(Loss, abstract=True):
             counts = counted if counts is None else np.where(counted, counts, 0)
         return counts
 
-    def _require_labels(self, y: Array, classes: int, weighing: Weighting | None = None) -> None:
+    def require_labels(self, y: Array, classes: int, weighing: Weighting | None = None) -> None:
         """Name the first bad label, if there is one: a kernel's NaN may also come from the data."""
         ignored = getattr(self, "ignore_class", None)
         bad = (y < 0) | (y >= classes)

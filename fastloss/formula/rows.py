@@ -68,6 +68,14 @@ class RowFormula(NamedTuple):
         asked = dict.fromkeys(name for piece in self.pieces for name in argument_names(piece))
         return tuple(name for name in asked if name not in provided)
 
+    def computing(self, pred: str) -> str:
+        """Precision that rows of type ``pred`` are computed in.
+
+        From probabilities always float64: the gradient of a class near 1 is the difference of its row's sum and
+        itself.
+        """
+        return "float64" if pred == "float64" or self.first == "total" else "float32"
+
     # -- the pieces, their wires filled from dictionaries of lanes --------------------------------------------------
 
     def statistics_of(self, values: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""Memory layouts of NumPy arrays: kernels sweep arrays in one piece."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from ..validate import Array
+
+Layout = Literal["C", "F"]
+
+
+def common_layout(*arrays: Any) -> Layout:
+    """``F`` if every array is Fortran-contiguous and some not C-contiguous, else ``C``."""
+    present = [a for a in arrays if a is not None]
+    if all(a.flags.c_contiguous for a in present):
+        return "C"
+    return "F" if all(a.flags.f_contiguous for a in present) else "C"
+
+
+def contiguous(array: Array, layout: Layout) -> Array:
+    """The array in one piece of memory: itself where it is, else a copy."""
+    flags = array.flags
+    if flags.aligned and (flags.c_contiguous if layout == "C" else flags.f_contiguous):
+        return array
+    return np.array(array, order=layout, copy=True)
+
+
+def buffer_like(result: Array | None, layout: Layout) -> Array | None:
+    """Where a kernel may write: the result itself if it is in one piece of memory, else a temporary."""
+    if result is None:
+        return None
+    flags = result.flags
+    if flags.aligned and (flags.c_contiguous if layout == "C" else flags.f_contiguous):
+        return result
+    return np.empty(result.shape, result.dtype, order=layout)
+
+
+def aligned(*arrays: Array | None) -> bool:
+    """Whether all arrays start on 16 bytes, as stores around the caches need."""
+    return all(a is None or a.__array_interface__["data"][0] % 16 == 0 for a in arrays)

@@ -1,0 +1,150 @@
+"""Rowwise losses of CuPy arrays."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..dispatch import GRAD, HESS, VALUE
+from ..dispatch import on_device as is_there
+from ..gpu import launch, weighing
+from ..gpu import rowwise as kernels
+from ..gpu.elementwise import Operands
+from ..gpu.source import RowBuild
+from ..reduction import checked_normalizer
+from ..validate import precision_of, require_labels, require_prediction, require_target, storage_name
+from . import on_device
+
+
+def evaluate(
+    loss: Any,
+    outputs: int,
+    y_true: Any,
+    y_pred: Any,
+    sample_weight: Any,
+    mask: Any,
+    normalizer: Any,
+    out: Any,
+    hess_out: Any,
+    check: str,
+) -> tuple[Any, Any, Any]:
+    """Value, gradient and Hessian of a rowwise loss, those that ``outputs`` asks for, on y_pred's device."""
+    name, p = loss.name, y_pred
+    y = on_device.given(name, "y_true", y_true, p)
+    require_prediction(name, p.dtype)
+    (require_labels if loss.indexed else require_target)(name, y.dtype)
+    axis, shape = loss.class_axis(y, p)
+    classes, rows = p.shape[axis], math.prod(shape)
+    computing = loss.formula().computing(storage_name(p.dtype) or "")
+    if normalizer is not None and not is_there(normalizer):
+        normalizer = checked_normalizer(name, normalizer)
+    with launch.current(p):
+        weighed = on_device.weighed(name, shape, p, computing, sample_weight, mask, check)
+        if check == "raise" and loss.indexed:
+            loss.require_labels(_counting(y, weighed), classes)
+        grad, hess = on_device.results(name, outputs, p, out, hess_out, (y, p, sample_weight, mask))
+        losses = launch.empty(shape, computing) if loss.reduction == "none" and outputs & VALUE else None
+        value = launch.zeros((), np.float64) if not rows else launch.empty((), np.float64)
+        grad_last, hess_last = (None if a is None else _classes_last(a, axis) for a in (grad, hess))
+        grad_ready, hess_ready = (on_device.buffer_like(a, "C") for a in (grad_last, hess_last))
+        if rows:
+            scratch = launch.workspace(p.device.id)
+            y_ready, ignored = _targets(loss, y, axis)
+            class_weights, weight_sum = _class_weights(loss, p, axis, computing)
+            at, known = _inverse(loss, rows, y_ready, weighed, class_weights, ignored, normalizer, p, scratch)
+            operands = Operands(
+                y_ready, on_device.contiguous(_classes_last(p, axis), "C"), *weighed, grad_ready, hess_ready, losses,
+                at, known,
+            )  # fmt: skip
+            build = RowBuild(
+                loss.formula(), loss.indexed, y_ready.dtype.name, storage_name(p.dtype) or "", bool(outputs & VALUE),
+                losses is not None, bool(outputs & GRAD), bool(outputs & HESS), weighed.weights is not None,
+                weighed.mask is not None, class_weights is not None, "", 1, True, 1,
+            )  # fmt: skip
+            parameters = [float(getattr(loss, parameter)) for parameter in loss.formula().parameters]
+            sizes = kernels.Rows(rows, classes, class_weights, weight_sum, ignored)
+            kernels.run(build, operands, sizes, parameters, value, scratch, p.device.id)
+        on_device.write_back(((grad_last, grad_ready), (hess_last, hess_ready)))
+        if losses is None:
+            return value, grad, hess
+        return losses.astype(precision_of(p), copy=False), grad, hess
+
+
+def _counting(y: Any, weighed: on_device.Weighed) -> Any:
+    """Class numbers on the host; 0 where a mask leaves a row out."""
+    labels = y.get()
+    if weighed.mask is None:
+        return labels
+    kept = np.repeat(weighed.mask.get(), weighed.mask_inner).reshape(labels.shape)
+    return np.where(kept, labels, 0)
+
+
+def _classes_last(array: Any, axis: int) -> Any:
+    """A view with the class axis last: the array itself where it is."""
+    if axis == array.ndim - 1:
+        return array
+    return array.transpose(*(other for other in range(array.ndim) if other != axis), axis)
+
+
+def _targets(loss: Any, y: Any, axis: int) -> tuple[Any, int | None]:
+    """Targets as kernels read them, and the label that does not count.
+
+    uint64 numbers are read as int64: those from 2**63 on become negative, which no class number is.
+    """
+    if not loss.indexed:
+        return on_device.contiguous(_classes_last(y, axis), "C"), None
+    ready, ignored = on_device.contiguous(y, "C"), getattr(loss, "ignore_class", None)
+    limits = np.iinfo(y.dtype)
+    if ignored is not None and not limits.min <= ignored <= limits.max:
+        ignored = None  # no label can have it
+    if y.dtype == np.uint64:
+        ignored = ignored - 2**64 if ignored is not None and ignored >= 2**63 else ignored
+        ready = ready.view(np.int64)
+    return ready, ignored
+
+
+def _class_weights(loss: Any, p: Any, axis: int, computing: str) -> tuple[Any, float]:
+    """Class weights on the device, which are sent there once for each stream, and their sum."""
+    key = ("class_weights", p.device.id, launch.stream(), computing, p.shape[axis])
+    sent: tuple[Any, float] | None = loss._plans.get(key)
+    if sent is None:
+        host = loss.class_weights(p, axis)
+        sent = (None, float(p.shape[axis]))
+        if host is not None:
+            sent = (launch.uploaded(host, computing), float(np.sum(host, dtype=np.float64)))
+        loss._plans[key] = sent
+    return sent
+
+
+def _inverse(
+    loss: Any,
+    rows: int,
+    y: Any,
+    weighed: on_device.Weighed,
+    class_weights: Any,
+    ignored: int | None,
+    normalizer: Any,
+    p: Any,
+    scratch: launch.Workspace,
+) -> tuple[Any, float]:
+    """Where 1 / Z will be on the device, or None; and 1 / Z, where it is known here.
+
+    Ignored rows do not count; class weights do where the mean is weighted.
+    """
+    if normalizer is not None:
+        return on_device.own_inverse(loss.name, normalizer, p, scratch)
+    if loss.reduction in ("sum", "none"):
+        return None, 1.0
+    averaged = loss.reduction == "weighted_mean"
+    weights = weighed.weights if averaged else None
+    counts = class_weights if averaged and loss.indexed else None
+    labels = y if loss.indexed and (ignored is not None or counts is not None) else None
+    if weights is None and weighed.mask is None and labels is None:
+        return None, on_device.inverse(rows)
+    counted = weighing.Counted(
+        rows, 1, weights, weighed.weight_inner, weighed.mask, weighed.mask_inner, labels, counts, ignored
+    )
+    computing = loss.formula().computing(storage_name(p.dtype) or "")
+    return weighing.run(counted, computing, scratch, p.device.id), 1.0

@@ -1,0 +1,147 @@
+"""Every kernel that is worth compiling without being called: for compile gates, and to show a loss's text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from .launch import OPTIONS, Device
+from .rowwise import chosen
+from .source import (
+    BYTES,
+    ElementBuild,
+    Kernel,
+    RowBuild,
+    WeighingBuild,
+    elementwise_kernel,
+    rowwise_kernel,
+    weighing_kernel,
+)
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+#: Classes, by which sweep takes them; odd ones, whose rows begin anywhere, and even ones.
+CLASSES = (10, 1000, 50257, 128256)
+#: Stands for the device whose limits choose a kernel: an H200.
+DEVICE = Device(132, 232_448, 50 << 20)
+
+
+class Entry(NamedTuple):
+    """A kernel and what to expect of its machine code."""
+
+    label: str
+    kernel: Kernel
+    dynamic_shared: int  # bytes that it needs on every device; what holds long rows is chosen by the device
+    vectorized: bool  # moves 16 bytes at once
+    hot: bool  # may not spill
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return self.kernel.text
+
+    @property
+    def name(self) -> str:
+        """Its entry point."""
+        return self.kernel.name
+
+    @property
+    def block(self) -> int:
+        """Threads of a block."""
+        return self.kernel.block
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What CuPy's compiler is told besides its own options."""
+        return OPTIONS
+
+    @property
+    def computes_in(self) -> str:
+        """The C++ type of its arithmetic."""
+        build = self.kernel.build
+        wide = build.computing == "float64" or isinstance(build, WeighingBuild)  # which divides once
+        return "double" if wide else "float"
+
+
+class Options(NamedTuple):
+    """What a call asks for."""
+
+    name: str
+    value: bool = True
+    losses: bool = False
+    grad: bool = True
+    hess: bool = False
+    weighted: bool = False  # weights, mask and class weights
+
+
+USUAL = Options("value grad")
+ALL = Options("value grad hess weighted", hess=True, weighted=True)
+EACH = Options("losses grad", losses=True)
+
+
+def kernels(losses: Mapping[str, Any]) -> Iterator[Entry]:
+    """Every loss x dtype x sweep, with options that take turns; the usual ones for float32 and bfloat16 always.
+
+    Parameters
+    ----------
+    losses
+        Losses by name.
+    """
+    for loss in losses.values():
+        yield from (_elementwise if loss.family == "elementwise" else _rowwise)(loss)
+    for labels, computing in (("int64", "float32"), ("uint8", "float64")):
+        build = WeighingBuild(labels, computing)
+        yield Entry(f"weighing {labels} {computing}", weighing_kernel(build), 0, False, True)
+
+
+def _turns(turn: int, dtype: str) -> tuple[Options, ...]:
+    other = (ALL, EACH)[turn % 2]
+    return (USUAL, other) if dtype == "float32" else (USUAL,) if dtype == "bfloat16" else (other,)
+
+
+def _elementwise(loss: Any) -> Iterator[Entry]:
+    for label, formula in loss.formulas().items():
+        for turn, dtype in enumerate(DTYPES):
+            for options in _turns(turn, dtype):
+                true = "uint8" if options is ALL else dtype
+                yield elementwise_entry(f"{loss.name} {label}", formula, true, dtype, options)
+
+
+def elementwise_entry(label: str, formula: Any, true: str, dtype: str, options: Options) -> Entry:
+    """The kernel for arrays that begin on 16 bytes."""
+    build = ElementBuild(
+        formula, true, dtype, options.value, options.losses, options.grad, options.hess, options.weighted,
+        options.weighted, 16 // BYTES[dtype],
+    )  # fmt: skip
+    text = f"elementwise {label} {dtype}<-{true} {options.name}"
+    return Entry(text, elementwise_kernel(build), 0, True, build.computing == "float32" and options is not ALL)
+
+
+def _rowwise(loss: Any) -> Iterator[Entry]:
+    for number, (label, formula) in enumerate(loss.row_formulas().items()):
+        for at, classes in enumerate(CLASSES):
+            for turn, dtype in enumerate(DTYPES):
+                if (turn + at + number) % 2 and dtype not in ("float32",):
+                    continue  # half of the other types for each number of classes
+                for options in _turns(turn + at, dtype):
+                    true = "int64" if loss.indexed else dtype
+                    yield rowwise_entry(f"{loss.name} {label}", formula, loss.indexed, true, dtype, classes, options)
+
+
+def rowwise_entry(
+    label: str, formula: Any, indexed: bool, true: str, dtype: str, classes: int, options: Options
+) -> Entry:
+    """The kernel for so many classes."""
+    vector = 16 // BYTES[dtype]
+    even = classes % vector == 0
+    build = RowBuild(
+        formula, indexed, true, dtype, options.value, options.losses, options.grad, options.hess, options.weighted,
+        options.weighted, options.weighted, "", vector, even, 1,
+    )  # fmt: skip
+    shape = chosen(build, classes, vector, even, DEVICE)
+    build = build._replace(
+        sweep=shape.sweep, even=even or shape.sweep == "slab", block=shape.block, lanes=shape.lanes, packs=shape.packs,
+        more=shape.more,
+    )  # fmt: skip
+    text = f"rowwise {label} {classes} classes {dtype}<-{true} {options.name}"
+    shared, hot = 0 if shape.more else shape.shared_bytes, build.computing == "float32" and options is not ALL
+    return Entry(text, rowwise_kernel(build), shared, True, hot)

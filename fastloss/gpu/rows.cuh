@@ -1,0 +1,221 @@
+// What the rowwise sweeps share: a row's head (weight, label), its packs, and its loss.
+//
+// The loss's own text comes before this one: `struct Row` with its parameters, coefficients and what `first` found,
+// and `row_statistics`, `row_finish`, `row_element`, `row_target` on it.
+//
+//   TRUE, PRED   storage types of y_true (class numbers if INDEXED) and y_pred     T      type of the arithmetic
+//   VECTOR       elements of a pack                                                BLOCK  threads of a block
+//   EVEN         whether every row begins and ends with a whole pack
+//   FIRST        what a row is reduced to first: PEAK, TOTAL or NOTHING            SUMS   number of statistics
+//   VALUE, LOSSES, GRAD, HESS, WEIGHTED, MASKED, CLASS_WEIGHTED                    what is wanted
+
+// What every rowwise kernel is given. Arrays and sizes: see `Arrays` and `Sizes`; an array that is not wanted is null.
+// partials (gridDim.x), ticket (1): see `grid_sum`. value (1): the sum of the weighted losses over the normaliser.
+// inverse_at (1), inverse_given: see `normalizer_of`. class_weight_sum: the number of classes without weights.
+#define ROW_ARGUMENTS                                                                                              \
+    const TRUE *y_true, const PRED *y_pred, const T *weights, const unsigned char *mask, const T *class_weights,   \
+        PRED *gradient, PRED *hessian, T *losses, double *partials, unsigned *ticket, double *value,               \
+        const double *inverse_at, double inverse_given, Long rows, int classes, int offset,                  \
+        Long weight_inner, unsigned long long weight_magic, int weight_shift, Long mask_inner,                     \
+        unsigned long long mask_magic, int mask_shift, Long ignored, int has_ignored, T class_weight_sum
+#define ROW_ARRAYS {y_true, y_pred, weights, mask, class_weights, gradient, hessian, losses}
+#define ROW_SIZES                                                                                                  \
+    {                                                                                                              \
+        rows, classes, offset, {weight_inner, weight_magic, weight_shift}, {mask_inner, mask_magic, mask_shift},   \
+            ignored, has_ignored                                                                                   \
+    }
+
+struct Arrays {
+    const TRUE* y_true;         // (rows) if INDEXED, else (rows, classes)
+    const PRED* y_pred;         // (rows, classes)
+    const T* weights;           // (rows / weight_inner)
+    const unsigned char* mask;  // (rows / mask_inner)
+    const T* class_weights;     // (classes)
+    PRED* gradient;             // (rows, classes)
+    PRED* hessian;              // (rows, classes)
+    T* losses;                  // (rows)
+};
+
+struct Sizes {
+    Long rows;
+    int classes;
+    int offset;                        // elements from an aligned address to the arrays' first element
+    Divisor weight_inner, mask_inner;  // how many neighbouring rows share a weight, a place of the mask
+    Long ignored;                      // the label that does not count, if has_ignored
+    int has_ignored;
+};
+
+// What is known of a row before it is read.
+struct Head {
+    T weight;
+    Long label;
+    bool counts;  // false: the loss is 0 and the gradient too, whatever the row holds
+    bool bad;     // its label is no class: the loss is NaN, the gradient 0
+};
+
+// A template, so that it need not compile for targets that are no class numbers.
+template <bool CLASS_NUMBERS, typename Stored>
+__device__ __forceinline__ Long label_at(const Stored* labels, Long row) {
+    if constexpr (CLASS_NUMBERS) return Long(labels[row]);
+    return 0;
+}
+
+__device__ __forceinline__ Head head_of(const Arrays& arrays, const Sizes& sizes, Long row, bool dead) {
+    Head head = {T(1), 0, !dead, false};
+    if constexpr (MASKED) head.counts = head.counts && arrays.mask[divided(row, sizes.mask_inner)] != 0;
+    if constexpr (INDEXED) {
+        head.label = label_at<INDEXED>(arrays.y_true, row);
+        if (sizes.has_ignored && head.label == sizes.ignored) head.counts = false;
+        head.bad = head.counts && (head.label < 0 || head.label >= sizes.classes);
+        if (head.bad || !head.counts) head.label = 0;  // never read with a number that is no class
+    }
+    if constexpr (WEIGHTED) head.weight = checked_weight(arrays.weights[divided(row, sizes.weight_inner)]);
+    return head;
+}
+
+__device__ __forceinline__ T class_weight_of(const Arrays& arrays, int column) {
+    return CLASS_WEIGHTED ? __ldg(arrays.class_weights + column) : T(1);
+}
+
+// Parameters, and the prediction and weight of the true class: to be called before the row's gradient is written,
+// which may be where the row was.
+__device__ __forceinline__ Row row_of(const Arrays& arrays, const Sizes& sizes, const Head& head, Long row, const Row& every) {
+    Row result = every;
+    if constexpr (INDEXED) {
+        const bool known = head.counts && !head.bad && sizes.classes > 0;
+        result.target_x = known ? loaded<T>(arrays.y_pred[row * sizes.classes + head.label]) : T(0);
+        result.target_weight = known ? class_weight_of(arrays, int(head.label)) : T(1);
+    }
+    return result;
+}
+
+// -- a row as packs -------------------------------------------------------------------------------------------------
+
+// Pack k of a row holds its elements k * VECTOR - lead and following; those below 0 or from `classes` on are a
+// neighbour's, and not touched.
+struct Layout {
+    int lead, packs;
+};
+
+__device__ __forceinline__ Layout layout_of(const Sizes& sizes, Long row) {
+    const int lead = EVEN ? 0 : int((unsigned long long)(row * sizes.classes + sizes.offset) % VECTOR);
+    return {lead, (sizes.classes + lead + VECTOR - 1) / VECTOR};
+}
+
+__device__ __forceinline__ bool inside(int column, int classes) { return EVEN || unsigned(column) < unsigned(classes); }
+
+__device__ __forceinline__ bool whole(int column, int classes) {
+    return EVEN || (column >= 0 && column + VECTOR <= classes);
+}
+
+// ONCE: it will not be read again.
+template <bool ONCE, typename Stored>
+__device__ __forceinline__ Pack<Stored, VECTOR> load_pack(const Stored* row, int column, int classes) {
+    if (whole(column, classes)) {
+        if constexpr (ONCE) return load_once<Stored, VECTOR>(row + column);
+        return *reinterpret_cast<const Pack<Stored, VECTOR>*>(row + column);
+    }
+    Pack<Stored, VECTOR> pack;
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i)
+        pack.values[i] = inside(column + i, classes) ? row[column + i] : stored<Stored>(T(0));
+    return pack;
+}
+
+template <typename Stored>
+__device__ __forceinline__ void store_pack(Stored* row, int column, int classes, const Pack<Stored, VECTOR>& pack) {
+    if (whole(column, classes)) {
+        store_once(row + column, pack);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i)
+        if (inside(column + i, classes)) row[column + i] = pack.values[i];
+}
+
+__device__ __forceinline__ Pack<TRUE, VECTOR> load_targets(const Arrays& arrays, const Sizes& sizes, Long row, int column) {
+    if constexpr (INDEXED) return {};
+    return load_pack<false>(arrays.y_true + row * sizes.classes, column, sizes.classes);
+}
+
+// -- the steps on one pack ------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ T first_start() { return FIRST == PEAK ? -infinity<T>() : T(0); }
+
+__device__ __forceinline__ T first_of(T so_far, T x) { return FIRST == PEAK ? fmax(so_far, x) : so_far + x; }
+
+__device__ __forceinline__ T add_first(T so_far, const Pack<PRED, VECTOR>& x, int column, int classes) {
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i)
+        if (inside(column + i, classes)) so_far = first_of(so_far, loaded<T>(x.values[i]));
+    return so_far;
+}
+
+__device__ __forceinline__ void add_statistics(
+    const Arrays& arrays, const Row& row, const Pack<PRED, VECTOR>& x, const Pack<TRUE, VECTOR>& y, int column,
+    int classes, T* sums) {
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) {
+        if (!inside(column + i, classes)) continue;
+        T terms[SUMS], kept;
+        const T target = INDEXED ? T(0) : loaded<T>(y.values[i]);
+        row_statistics(row, loaded<T>(x.values[i]), target, class_weight_of(arrays, column + i), terms, kept);
+#pragma unroll
+        for (int sum = 0; sum < SUMS; ++sum) sums[sum] += terms[sum];
+    }
+}
+
+struct Rule {  // gradient and Hessian of one element
+    T gradient, hessian;
+};
+
+__device__ __forceinline__ Rule rule_of(const Row& row, T x, T y, T class_weight) {
+    T terms[SUMS], kept;  // only `kept` is wanted again: computed twice is cheaper than kept in registers
+    row_statistics(row, x, y, class_weight, terms, kept);
+    Rule rule;
+    row_element(row, x, y, class_weight, kept, rule.gradient, rule.hessian);
+    return rule;
+}
+
+__device__ __forceinline__ void write_pack(
+    const Arrays& arrays, const Head& head, const Row& row, const Rule& target, const Pack<PRED, VECTOR>& x,
+    const Pack<TRUE, VECTOR>& y, Long first, int column, int classes, T scale) {
+    const bool zero = !head.counts || head.bad;
+    Pack<PRED, VECTOR> gradient, hessian;
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) {
+        Rule rule = {T(0), T(0)};
+        if (!zero && inside(column + i, classes)) {
+            const T own = INDEXED ? T(0) : loaded<T>(y.values[i]);
+            rule = rule_of(row, loaded<T>(x.values[i]), own, class_weight_of(arrays, column + i));
+            if (INDEXED && column + i == head.label) rule = target;
+            rule.gradient *= head.weight * scale;
+            rule.hessian *= head.weight * scale;
+        }
+        gradient.values[i] = stored<PRED>(rule.gradient);
+        hessian.values[i] = stored<PRED>(rule.hessian);
+    }
+    if constexpr (GRAD) store_pack(arrays.gradient + first, column, classes, gradient);
+    if constexpr (HESS) store_pack(arrays.hessian + first, column, classes, hessian);
+}
+
+__device__ __forceinline__ void write_zeros(const Arrays& arrays, Long first, int column, int classes) {
+    Pack<PRED, VECTOR> zeros;
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) zeros.values[i] = stored<PRED>(T(0));
+    if constexpr (GRAD) store_pack(arrays.gradient + first, column, classes, zeros);
+    if constexpr (HESS) store_pack(arrays.hessian + first, column, classes, zeros);
+}
+
+// The row's weighted loss; fills in the coefficients.
+__device__ __forceinline__ T loss_of(const Head& head, Row& row, const T* sums) {
+    const T loss = row_finish(row, sums);
+    if (head.bad) return not_a_number<T>();
+    return head.counts ? head.weight * loss : T(0);
+}
+
+__device__ __forceinline__ Rule target_of(const Row& row) {
+    Rule rule = {T(0), T(0)};
+    if constexpr (INDEXED) row_target(row, rule.gradient, rule.hessian);
+    return rule;
+}

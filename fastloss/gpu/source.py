@@ -1,0 +1,274 @@
+"""The text of a kernel: what it is specialised on, a loss's formulas as CUDA C++, and a sweep."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..formula.rows import RowFormula
+from ..formula.subset import check
+from ..formula.to_cuda import cuda_name, cuda_text
+from ..formula.wiring import argument_names, result_names
+
+#: Storage types by their NumPy names.
+TYPES = {
+    "float16": "__half", "bfloat16": "__nv_bfloat16", "float32": "float", "float64": "double",
+    "bool": "unsigned char", "uint8": "unsigned char", "int8": "signed char", "int16": "short",
+    "uint16": "unsigned short", "int32": "int", "uint32": "unsigned", "int64": "long long",
+    "uint64": "unsigned long long",
+}  # fmt: skip
+BYTES = {name: 2 if name == "bfloat16" else np.dtype(name).itemsize for name in TYPES}
+
+
+class Kernel(NamedTuple):
+    """One kernel, ready to be compiled."""
+
+    build: Any  # what it is specialised on: its identity
+    name: str
+    text: str
+    block: int  # threads of a block
+
+
+class ElementBuild(NamedTuple):
+    """Everything that an elementwise kernel is specialised on."""
+
+    formula: Callable[..., Any]
+    true: str
+    pred: str
+    value: bool  # the sum of the losses
+    losses: bool  # each loss
+    grad: bool
+    hess: bool
+    weighted: bool
+    masked: bool
+    vector: int  # elements of a pack
+    block: int = 256
+
+    @property
+    def computing(self) -> str:
+        """Precision of the arithmetic, of weights and of losses."""
+        return "float64" if self.pred == "float64" else "float32"
+
+
+class RowBuild(NamedTuple):
+    """Everything that a rowwise kernel is specialised on."""
+
+    formula: RowFormula
+    indexed: bool  # the target is a class number per row, not a value per element
+    true: str
+    pred: str
+    value: bool
+    losses: bool
+    grad: bool
+    hess: bool
+    weighted: bool
+    masked: bool
+    class_weighted: bool
+    sweep: str  # "slab", "warp" or "block": which of the rowwise_*.cu
+    vector: int
+    even: bool  # every row begins and ends with a whole pack
+    block: int
+    lanes: int = 32  # of a warp that share a row
+    packs: int = 1  # of a row that a thread holds in registers
+    more: bool = False  # than registers hold
+
+    @property
+    def computing(self) -> str:
+        """Precision of the arithmetic, of weights and of losses."""
+        return self.formula.computing(self.pred)
+
+
+class WeighingBuild(NamedTuple):
+    """Everything that the kernel that finds a normaliser is specialised on."""
+
+    labels: str
+    computing: str
+    block: int = 256
+
+
+@cache
+def file_text(name: str) -> str:
+    """A file of this folder; compilers name it in what they report."""
+    return f'#line 1 "{name}"\n' + (Path(__file__).parent / name).read_text()
+
+
+def _constants(build: Any, names: Iterable[str]) -> list[str]:
+    return [f"constexpr {'bool' if isinstance(getattr(build, n), bool) else 'int'} {n.upper()} = "
+            f"{int(getattr(build, n))};" for n in names]  # fmt: skip
+
+
+def _types(build: Any) -> list[str]:
+    return [
+        f"typedef {TYPES[build.true]} TRUE;",
+        f"typedef {TYPES[build.pred]} PRED;",
+        f"typedef {TYPES[build.computing]} T;",
+    ]
+
+
+def _parameters(names: Iterable[str]) -> list[str]:
+    """The loss's parameters among a kernel's own arguments, which come last."""
+    names = list(names)
+    return [
+        "#define PARAMETERS " + "".join(f", T parameter_{name}" for name in names),
+        "#define PARAMETER_NAMES " + "".join(f", parameter_{name}" for name in names),
+    ]
+
+
+def parameter_names(formula: Callable[..., Any]) -> tuple[str, ...]:
+    """The parameters that an elementwise formula reads, after its target and prediction."""
+    return tuple(inspect.signature(formula).parameters)[2:]
+
+
+@lru_cache(maxsize=512)
+def elementwise_kernel(build: ElementBuild) -> Kernel:
+    """The kernel of an elementwise loss."""
+    wanted = ("value", "losses", "grad", "hess", "weighted", "masked", "vector", "block")
+    lines = [
+        file_text("prelude.cuh"),
+        '#line 1 "build"',
+        *_types(build),
+        *_constants(build, wanted),
+        *_parameters(parameter_names(build.formula)),
+        f"#define FORMULA {cuda_name(build.formula)}",
+        '#line 1 "formula"',
+        cuda_text(build.formula),
+        file_text("elementwise.cu"),
+    ]
+    return Kernel(build, "fastloss_elementwise", "\n".join(lines), build.block)
+
+
+@lru_cache(maxsize=512)
+def rowwise_kernel(build: RowBuild) -> Kernel:
+    """The kernel of a rowwise loss."""
+    wanted = (
+        "indexed", "value", "losses", "grad", "hess", "weighted", "masked", "class_weighted",
+        "vector", "even", "block", "lanes", "packs", "more",
+    )  # fmt: skip
+    lines = [
+        file_text("prelude.cuh"),
+        '#line 1 "build"',
+        *_types(build),
+        *_constants(build, wanted),
+        *_parameters(build.formula.parameters),
+        '#line 1 "formula"',
+        row_text(build.formula),
+        file_text("rows.cuh"),
+        file_text(f"rowwise_{build.sweep}.cu"),
+    ]
+    return Kernel(build, f"fastloss_rowwise_{build.sweep}", "\n".join(lines), build.block)
+
+
+@lru_cache(maxsize=64)
+def weighing_kernel(build: WeighingBuild) -> Kernel:
+    """The kernel that finds a normaliser."""
+    lines = [
+        file_text("prelude.cuh"),
+        '#line 1 "build"',
+        f"typedef {TYPES[build.labels]} TRUE;",
+        f"typedef {TYPES[build.computing]} T;",
+        *_constants(build, ("block",)),
+        file_text("weighing.cu"),
+    ]
+    return Kernel(build, "fastloss_weighing", "\n".join(lines), build.block)
+
+
+# -- the pieces of a rowwise formula, wired by name --------------------------------------------------------------
+
+
+def row_text(formula: RowFormula) -> str:
+    """``struct Row`` and the functions on it that ``rows.cuh`` calls."""
+    pieces = {
+        "statistics": formula.statistics,
+        "finish": formula.finish,
+        "element": formula.element,
+        "target": formula.target_element,
+    }
+    texts = [f"namespace piece_{name} {{\n{cuda_text(piece)}}}" for name, piece in pieces.items() if piece]
+    return "\n".join([_row_struct(formula), *texts, _statistics(formula), _finish(formula), *_rules(formula)])
+
+
+def _row_struct(formula: RowFormula) -> str:
+    own = [f"own_{name}" for name in formula.parameters] + [f"found_{name}" for name in formula.coefficients]
+    fields = ["first", "classes", "class_weight_sum", "target_x", "target_weight", *own]
+    first = {"peak": "PEAK", "total": "TOTAL", None: "NOTHING"}[formula.first]
+    return "\n".join(
+        [
+            "constexpr int NOTHING = 0, PEAK = 1, TOTAL = 2;",
+            f"constexpr int FIRST = {first}, SUMS = {max(1, len(formula.sums))};",
+            f"constexpr bool HAS_STATISTICS = {int(formula.statistics is not None)};",
+            "struct Row {  // what is the same for all elements of a row",
+            f"    T {', '.join(fields)};",
+            "};",
+            "__device__ __forceinline__ Row every_row(int classes, T class_weight_sum PARAMETERS) {",
+            "    Row row = {};",
+            "    row.classes = T(classes);",
+            "    row.class_weight_sum = class_weight_sum;",
+            "    row.target_weight = T(1);",
+            *(f"    row.own_{name} = parameter_{name};" for name in formula.parameters),
+            "    return row;",
+            "}",
+        ]
+    )
+
+
+def _wires(formula: RowFormula) -> dict[str, str]:
+    """The C++ text of what every piece may ask for by name."""
+    wires = {name: f"row.{name}" for name in ("classes", "class_weight_sum", "target_x", "target_weight")}
+    wires |= {name: name for name in ("x", "y", "kept", "class_weight")}
+    wires |= {name: f"row.own_{name}" for name in formula.parameters}
+    return wires | ({formula.first: "row.first"} if formula.first else {})
+
+
+def _call(name: str, piece: Callable[..., Any], wires: dict[str, str]) -> list[str]:
+    """Lines that call a piece, its results going to an array of that name."""
+    arguments = "".join(f"{wires[argument]}, " for argument in argument_names(piece))
+    return [
+        f"    T results[{check(piece).outputs}];",
+        f"    piece_{name}::{cuda_name(piece)}<T>({arguments}results);",
+    ]
+
+
+def _statistics(formula: RowFormula) -> str:
+    head = "__device__ __forceinline__ void row_statistics"
+    lines = [f"{head}(const Row& row, T x, T y, T class_weight, T* terms, T& kept) {{"]
+    if formula.statistics is None:
+        lines += ["    terms[0] = kept = T(0);"]
+    else:
+        names = result_names(formula.statistics)
+        lines += _call("statistics", formula.statistics, _wires(formula))
+        lines += [f"    terms[{i}] = results[{names.index(name)}];" for i, name in enumerate(formula.sums)]
+        kept = f"results[{names.index('kept')}]" if formula.keeps else "T(0)"
+        lines += [f"    kept = {kept};"]
+    return "\n".join([*lines, "}"])
+
+
+def _finish(formula: RowFormula) -> str:
+    wires = _wires(formula) | {name: f"sums[{i}]" for i, name in enumerate(formula.sums)}
+    return "\n".join(
+        [
+            "__device__ __forceinline__ T row_finish(Row& row, const T* sums) {",
+            *_call("finish", formula.finish, wires),
+            *(f"    row.found_{name} = results[{i + 1}];" for i, name in enumerate(formula.coefficients)),
+            "    return results[0];",
+            "}",
+        ]
+    )
+
+
+def _rules(formula: RowFormula) -> list[str]:
+    wires = _wires(formula) | {name: f"row.found_{name}" for name in formula.coefficients}
+    results = ["    gradient = results[0];", "    hessian = results[1];", "}"]
+    element = "void row_element(const Row& row, T x, T y, T class_weight, T kept, T& gradient, T& hessian) {"
+    target = "void row_target(const Row& row, T& gradient, T& hessian) {"
+    lines = [f"__device__ __forceinline__ {element}", *_call("element", formula.element, wires), *results]
+    lines += [f"__device__ __forceinline__ {target}"]
+    if formula.target_element is not None:
+        lines += [*_call("target", formula.target_element, wires), *results]
+    else:
+        lines += ["    gradient = hessian = T(0);", "}"]
+    return ["\n".join(lines)]
