@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -14,6 +15,7 @@ COMMANDS = {
     "bench": ("bench", "measure speed against NumPy, torch, scikit-learn and the memory limit"),
     "warmup": ("warmup", "compile kernels before they are needed"),
     "cache": ("kernel_cache", "show or clear the compiled kernels kept on disk"),
+    "show": ("show", "print a loss's formulas, or the CUDA C++ generated from them"),
     "info": ("info", "show versions, processor, threads and the kernel cache"),
 }
 
@@ -27,6 +29,9 @@ def main(arguments: list[str]) -> int:
         except KeyboardInterrupt:
             print("fastloss: interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # `| head` has read enough; Python would complain again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
     wanted = not arguments or arguments[0] in ("-h", "--help")
     if not wanted and arguments[0] != "--version":
         print(f"fastloss: unknown command {arguments[0]!r}", file=sys.stderr)

@@ -16,13 +16,17 @@ _CALL_PARAMETERS = """\
 y_true : array_like{true_shape}
     Targets. {true_kind}
 y_pred : array_like, shape {pred_shape}, float16, bfloat16, float32 or float64
-    Predictions, in any memory layout. float16 and bfloat16 are computed in float32.
+    Predictions, in any memory layout. float16 and bfloat16 are computed in float32. If this is a CuPy array, all
+    arrays must be, on the same device, and so are the results; the call does not wait for the device.
 sample_weight : array_like, optional
     Finite weights of 0 or more, one per loss; aligned from the leading axis, shape (B,), (B, T), ...
 mask : array_like of bool, optional
     Losses where it is False count for nothing, whatever they hold; their gradient is exactly 0.
 normalizer : float, optional
-    What the sum is divided by, in place of the reduction's own."""
+    What the sum is divided by, in place of the reduction's own.
+check : 'nan' or 'raise', default 'nan'
+    For CuPy arrays: whether class numbers out of range and bad weights give NaN, or are looked for, which waits
+    for the device, and raise. NumPy arrays are always checked."""
 
 _RAISES = """\
 TypeError
