@@ -18,5 +18,5 @@ def forked() -> str:
 
 
 def captured() -> str:
-    """What a call is told that a graph is to be captured from, and that is the first on its stream."""
-    return "fastloss: call once on the stream before it is captured, so that kernels and scratch are ready"
+    """What a call is told that a graph is to be captured from, and that has class weights yet to send."""
+    return "fastloss: call once, with class_weight, on the stream before it is captured"

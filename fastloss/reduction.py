@@ -159,8 +159,8 @@ def checked_normalizer(name: str, normalizer: Any) -> float:
     if isinstance(normalizer, np.ndarray) and normalizer.ndim == 0:
         normalizer = normalizer.item()
     try:
-        number = math.nan if type(normalizer) is bool else float(normalizer)
-        number = number if isinstance(normalizer, Real) else math.nan
+        # Only of numbers: for a GPU array `float` would wait.
+        number = math.nan if type(normalizer) is bool or not isinstance(normalizer, Real) else float(normalizer)
     except (OverflowError, TypeError, ValueError):
         number = math.nan
     if not 0 < number < math.inf:

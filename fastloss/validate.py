@@ -203,6 +203,8 @@ def same_form(name: str, argument: str, out: Any, y_pred: Any) -> None:
 def output(name: str, argument: str, out: Any, y_pred: Array, in_place: Array | None, others: tuple[Any, ...]) -> Array:
     """Check a buffer for results: it must fit ``y_pred`` and overlap nothing but, exactly, ``in_place``."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        if _is_a(out, "cupy", "ndarray"):
+            raise TypeError(rejected(name, argument, "be a NumPy array, as y_pred is", "a CuPy array"))
         raise TypeError(rejected(name, argument, "be a NumPy array", type(out).__name__))
     buffer: Array = out
     same_form(name, argument, buffer, y_pred)

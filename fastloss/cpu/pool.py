@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import numpy as np
+from llvmlite.binding.ffi import lib as llvm
 from numba.core.compiler_lock import global_compiler_lock
 
 from ..messages import rejected
@@ -127,10 +128,11 @@ pool = Pool()
 if hasattr(os, "register_at_fork"):
     # With helpers alive a fork warns on Python >= 3.12.
     os.register_at_fork(before=pool.stop, after_in_child=pool._reset)
-    # A fork during a compile would leave Numba's lock taken in the child for ever. The lock's own methods, in C: an
-    # interrupt cannot come between their lines.
-    _lock = global_compiler_lock._lock
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+    # A fork during a compile would leave Numba's lock taken in the child for ever, and so would LLVM's, which is also
+    # taken where no compile is: when a module is freed. Numba's is taken first, as in a compile: hooks run in reverse.
+    # The locks' own methods, in C: an interrupt cannot come between their lines.
+    for _lock in (llvm._lock._lock, global_compiler_lock._lock):
+        os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 try:
     threading._register_atexit(pool.close)  # type: ignore[attr-defined]
 except RuntimeError:  # the interpreter is ending: no helpers any more

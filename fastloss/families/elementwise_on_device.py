@@ -31,6 +31,7 @@ def evaluate(
 ) -> tuple[Any, Any, Any]:
     """Value, gradient and Hessian of an elementwise loss, those that ``outputs`` asks for, on y_pred's device."""
     name, p = loss.name, y_pred
+    on_device.require_aligned(name, "y_pred", p)
     y = on_device.given(name, "y_true", y_true, p)
     require_prediction(name, p.dtype)
     require_target(name, y.dtype)
@@ -46,10 +47,12 @@ def evaluate(
         layout = common_layout(y, p, grad, hess) if keep_order else "C"
         grad_ready, hess_ready = (on_device.buffer_like(a, layout) for a in (grad, hess))
         losses = launch.empty(p.shape, computing) if none and outputs & VALUE else None
-        value = launch.zeros((), np.float64) if not p.size else launch.empty((), np.float64)
+        value = None
+        if outputs & VALUE and not none:
+            value = launch.empty((), np.float64) if p.size else launch.zeros((), np.float64)
         if p.size:
             scratch = launch.workspace(p.device.id)
-            at, known = _inverse(loss, p, weighed, normalizer, computing, scratch)
+            at, known = _inverse(loss, p, weighed, normalizer, computing, scratch, check)
             operands = kernels.Operands(
                 on_device.contiguous(y, layout), on_device.contiguous(p, layout), *weighed, grad_ready, hess_ready,
                 losses, at, known,
@@ -66,11 +69,17 @@ def evaluate(
 
 
 def _inverse(
-    loss: Any, p: Any, weighed: on_device.Weighed, normalizer: Any, computing: str, scratch: launch.Workspace
+    loss: Any,
+    p: Any,
+    weighed: on_device.Weighed,
+    normalizer: Any,
+    computing: str,
+    scratch: launch.Workspace,
+    check: str,
 ) -> tuple[Any, float]:
     """Where 1 / Z will be on the device, or None; and 1 / Z, where it is known here."""
     if normalizer is not None:
-        return on_device.own_inverse(loss.name, normalizer, p, scratch)
+        return on_device.own_inverse(loss.name, normalizer, p, scratch, check)
     weights = weighed.weights if loss.reduction == "weighted_mean" else None
     if loss.reduction in ("sum", "none"):
         return None, 1.0

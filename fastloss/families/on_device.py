@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..dispatch import GRAD, HESS
 from ..dispatch import on_device as is_there
 from ..gpu import launch, weighing
 from ..messages import rejected
-from ..reduction import checked_weights, covered, require_boolean, require_real
+from ..reduction import checked_normalizer, checked_weights, covered, require_boolean, require_real
 from ..validate import clash, overlapping, precision_of, require_elements_apart, same_form
 
 
@@ -42,7 +43,21 @@ def given(name: str, argument: str, array: Any, y_pred: Any) -> Any:
     if array.device.id != y_pred.device.id:
         rule = f"be on y_pred's device, {y_pred.device.id}"
         raise ValueError(rejected(name, argument, rule, f"an array on device {array.device.id}"))
+    require_aligned(name, argument, array)
     return array
+
+
+def require_aligned(name: str, argument: str, array: Any) -> None:
+    """Refuse an array whose elements lie at odd addresses: a GPU cannot read them, and nothing after that.
+
+    Raises
+    ------
+    ValueError
+        If it is such a view of bytes.
+    """
+    if any(place % array.itemsize for place in (array.data.ptr, *array.strides)):
+        rule = f"have its elements at multiples of {array.itemsize} bytes"
+        raise ValueError(rejected(name, argument, rule, "a view of bytes that has not", "Copy the bytes first"))
 
 
 def weighed(
@@ -50,7 +65,7 @@ def weighed(
 ) -> Weighed:
     """Weights and mask of losses of the given shape, checked but for their values."""
     weight_inner = mask_inner = 1
-    if isinstance(sample_weight, int | float) and not isinstance(sample_weight, bool):
+    if type(sample_weight) is not bool and isinstance(sample_weight, Real):
         number = checked_weights(name, np.array([sample_weight], np.float64), precision_of(y_pred))
         sample_weight, weight_inner = launch.filled(float(number[0]), computing), max(math.prod(shape), 1)
     elif sample_weight is not None:
@@ -60,7 +75,7 @@ def weighed(
         if check == "raise":
             checked_weights(name, weights.get().reshape(-1), precision_of(y_pred))
         # Rounded to the precision of y_pred first, as on the CPU.
-        weights = weights.astype(precision_of(y_pred), copy=False).astype(computing, copy=False)
+        weights = launch.converted(launch.converted(weights, np.dtype(precision_of(y_pred))), np.dtype(computing))
         sample_weight = contiguous(weights, "C").reshape(-1)
     if mask is not None:
         mask = given(name, "mask", mask, y_pred)
@@ -70,14 +85,16 @@ def weighed(
     return Weighed(sample_weight, max(weight_inner, 1), mask, max(mask_inner, 1))
 
 
-def own_inverse(name: str, normalizer: Any, y_pred: Any, scratch: launch.Workspace) -> tuple[Any, float]:
+def own_inverse(name: str, normalizer: Any, y_pred: Any, scratch: launch.Workspace, check: str) -> tuple[Any, float]:
     """One over the caller's normaliser, which is a checked number, or an array of one number on the device."""
     if not is_there(normalizer):
         return None, inverse(normalizer)
     array = given(name, "normalizer", normalizer, y_pred)
     if array.size != 1 or array.dtype.kind not in "fiu":
         raise ValueError(rejected(name, "normalizer", "be one number", f"{array.shape} and {array.dtype}"))
-    number = array.astype(np.float64, copy=False).reshape(1)
+    if check == "raise":
+        checked_normalizer(name, float(array.get().reshape(())))
+    number = launch.converted(array, np.dtype(np.float64)).reshape(1)
     counted = weighing.Counted(1, 1, number, 1, None, 1, None, None, None)
     return weighing.run(counted, "float64", scratch, y_pred.device.id), 1.0
 

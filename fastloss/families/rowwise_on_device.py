@@ -9,13 +9,18 @@ import numpy as np
 
 from ..dispatch import GRAD, HESS, VALUE
 from ..dispatch import on_device as is_there
+from ..formula.rows import RowFormula
 from ..gpu import launch, weighing
 from ..gpu import rowwise as kernels
 from ..gpu.elementwise import Operands
 from ..gpu.source import RowBuild
+from ..messages import rejected
 from ..reduction import checked_normalizer
 from ..validate import precision_of, require_labels, require_prediction, require_target, storage_name
 from . import on_device
+
+#: Columns are counted in 32 bits, with a pack more on either side.
+MOST_CLASSES = 2**31 - 64
 
 
 def evaluate(
@@ -32,12 +37,16 @@ def evaluate(
 ) -> tuple[Any, Any, Any]:
     """Value, gradient and Hessian of a rowwise loss, those that ``outputs`` asks for, on y_pred's device."""
     name, p = loss.name, y_pred
+    on_device.require_aligned(name, "y_pred", p)
     y = on_device.given(name, "y_true", y_true, p)
     require_prediction(name, p.dtype)
     (require_labels if loss.indexed else require_target)(name, y.dtype)
     axis, shape = loss.class_axis(y, p)
     classes, rows = p.shape[axis], math.prod(shape)
-    computing = loss.formula().computing(storage_name(p.dtype) or "")
+    formula: RowFormula = loss.formula()
+    computing = formula.computing(storage_name(p.dtype) or "")
+    if classes > MOST_CLASSES:
+        raise ValueError(rejected(name, "y_pred", f"have at most {MOST_CLASSES} classes on a GPU", classes))
     if normalizer is not None and not is_there(normalizer):
         normalizer = checked_normalizer(name, normalizer)
     with launch.current(p):
@@ -46,30 +55,32 @@ def evaluate(
             loss.require_labels(_counting(y, weighed), classes)
         grad, hess = on_device.results(name, outputs, p, out, hess_out, (y, p, sample_weight, mask))
         losses = launch.empty(shape, computing) if loss.reduction == "none" and outputs & VALUE else None
-        value = launch.zeros((), np.float64) if not rows else launch.empty((), np.float64)
+        value = None
+        if outputs & VALUE and losses is None:
+            value = launch.empty((), np.float64) if rows else launch.zeros((), np.float64)
         grad_last, hess_last = (None if a is None else _classes_last(a, axis) for a in (grad, hess))
         grad_ready, hess_ready = (on_device.buffer_like(a, "C") for a in (grad_last, hess_last))
         if rows:
             scratch = launch.workspace(p.device.id)
             y_ready, ignored = _targets(loss, y, axis)
             class_weights, weight_sum = _class_weights(loss, p, axis, computing)
-            at, known = _inverse(loss, rows, y_ready, weighed, class_weights, ignored, normalizer, p, scratch)
+            at, known = _inverse(loss, rows, y_ready, weighed, class_weights, ignored, normalizer, p, scratch, check)
             operands = Operands(
                 y_ready, on_device.contiguous(_classes_last(p, axis), "C"), *weighed, grad_ready, hess_ready, losses,
                 at, known,
             )  # fmt: skip
             build = RowBuild(
-                loss.formula(), loss.indexed, y_ready.dtype.name, storage_name(p.dtype) or "", bool(outputs & VALUE),
+                formula, loss.indexed, y_ready.dtype.name, storage_name(p.dtype) or "", bool(outputs & VALUE),
                 losses is not None, bool(outputs & GRAD), bool(outputs & HESS), weighed.weights is not None,
                 weighed.mask is not None, class_weights is not None, "", 1, True, 1,
             )  # fmt: skip
-            parameters = [float(getattr(loss, parameter)) for parameter in loss.formula().parameters]
+            parameters = [float(getattr(loss, parameter)) for parameter in formula.parameters]
             sizes = kernels.Rows(rows, classes, class_weights, weight_sum, ignored)
             kernels.run(build, operands, sizes, parameters, value, scratch, p.device.id)
         on_device.write_back(((grad_last, grad_ready), (hess_last, hess_ready)))
         if losses is None:
             return value, grad, hess
-        return losses.astype(precision_of(p), copy=False), grad, hess
+        return launch.converted(losses, np.dtype(precision_of(p))), grad, hess
 
 
 def _counting(y: Any, weighed: on_device.Weighed) -> Any:
@@ -107,7 +118,7 @@ def _targets(loss: Any, y: Any, axis: int) -> tuple[Any, int | None]:
 
 def _class_weights(loss: Any, p: Any, axis: int, computing: str) -> tuple[Any, float]:
     """Class weights on the device, which are sent there once for each stream, and their sum."""
-    key = ("class_weights", p.device.id, launch.stream(), computing, p.shape[axis])
+    key = ("class_weights", p.device.id, launch.stream(), p.dtype.name, p.shape[axis])
     sent: tuple[Any, float] | None = loss._plans.get(key)
     if sent is None:
         host = loss.class_weights(p, axis)
@@ -128,13 +139,14 @@ def _inverse(
     normalizer: Any,
     p: Any,
     scratch: launch.Workspace,
+    check: str,
 ) -> tuple[Any, float]:
     """Where 1 / Z will be on the device, or None; and 1 / Z, where it is known here.
 
     Ignored rows do not count; class weights do where the mean is weighted.
     """
     if normalizer is not None:
-        return on_device.own_inverse(loss.name, normalizer, p, scratch)
+        return on_device.own_inverse(loss.name, normalizer, p, scratch, check)
     if loss.reduction in ("sum", "none"):
         return None, 1.0
     averaged = loss.reduction == "weighted_mean"

@@ -80,4 +80,4 @@ def run(
         np.int32(min(head, size)),
         *map(np.dtype(build.computing).type, parameters),
     )
-    launch(kernel, blocks, arguments)
+    launch(kernel, blocks, arguments, device)

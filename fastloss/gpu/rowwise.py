@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .elementwise import Operands, absent, alignment
-from .launch import MOST_BLOCKS, Device, Workspace, device_of, divisor, launch
+from .launch import MOST_BLOCKS, SHARED_RESERVED, Device, Workspace, device_of, divisor, launch
 from .source import BYTES, RowBuild, rowwise_kernel
 
 #: Classes that a thread takes alone, from shared memory.
@@ -22,8 +22,6 @@ WARP_PACKS = 9
 BLOCK_PACKS = 8
 #: The same of rows that registers do not hold, which need more registers to go through shared memory.
 LONG_PACKS = 4
-#: Bytes of shared memory that kernels use besides what they ask for.
-RESERVED = 4 << 10
 
 
 class Rows(NamedTuple):
@@ -88,7 +86,7 @@ def run(
     at_once = {"slab": shape.block, "warp": shape.block // shape.lanes, "block": 1}[shape.sweep]
     each = max(1, 2048 // shape.block)
     blocks = min(-(-rows.rows // at_once), each * found.multiprocessors, MOST_BLOCKS)
-    launch(kernel, blocks, arguments, shape.shared_bytes)
+    launch(kernel, blocks, arguments, device, shape.shared_bytes)
 
 
 def _vector(build: RowBuild, operands: Operands) -> tuple[int, int]:
@@ -122,10 +120,10 @@ def _long_rows(packs: int, pack_bytes: int, device: Device) -> Shape:
     Unless so much of their rows would not fit that it pushed itself out of the second-level cache; then one block,
     with all the shared memory.
     """
-    block, shared = 256, max(0, device.shared_limit // 2 - RESERVED)
+    block, shared = 256, max(0, device.shared_limit // 2 - SHARED_RESERVED)
     left = (packs - block * LONG_PACKS) * pack_bytes - shared
     if 2 * device.multiprocessors * left > device.second_level // 2:
-        block, shared = 512, device.shared_limit - RESERVED
+        block, shared = 512, device.shared_limit - SHARED_RESERVED
     shared_packs = min(packs - block * LONG_PACKS, shared // pack_bytes)
     return Shape(
         "block", block, packs=LONG_PACKS, more=True, shared_bytes=shared_packs * pack_bytes, shared_packs=shared_packs

@@ -50,6 +50,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) fastloss_rowwise_warp(ROW_AR
         }
         hold(arrays, sizes, row + step, head_of_next.counts && row + step < rows, lane, next);
 
+        // Every lane has read the true class's prediction before one writes where it was.
+        if constexpr (FIRST == NOTHING && !HAS_STATISTICS) __syncwarp();
+
         const Layout layout = present ? layout_of(sizes, row) : Layout{0, 0};
         T first = first_start();
         if constexpr (FIRST != NOTHING) {

@@ -119,6 +119,7 @@ def _parameters(names: Iterable[str]) -> list[str]:
     ]
 
 
+@cache
 def parameter_names(formula: Callable[..., Any]) -> tuple[str, ...]:
     """The parameters that an elementwise formula reads, after its target and prediction."""
     return tuple(inspect.signature(formula).parameters)[2:]

@@ -24,5 +24,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) fastloss_weighing(
         total += count;
     }
     double sum;
-    if (grid_sum<BLOCK>(total, partials, ticket, &sum)) *inverse = sum == 0.0 ? 0.0 : 1.0 / sum;
+    if (!grid_sum<BLOCK>(total, partials, ticket, &sum)) return;
+    const double found = sum == 0.0 ? 0.0 : 1.0 / sum;
+    *inverse = found > largest<double>() ? largest<double>() : found;  // NaN stays NaN
 }

@@ -43,5 +43,6 @@ def run(counted: Counted, computing: str, scratch: Workspace, device: int) -> An
         np.int32(counted.ignored is not None),
         np.int64(0 if counted.class_weights is None else counted.class_weights.size),
     )
-    launch(weighing_kernel(build), max(1, min(blocks, 4 * device_of(device).multiprocessors, MOST_BLOCKS)), arguments)
+    blocks = max(1, min(blocks, 4 * device_of(device).multiprocessors, MOST_BLOCKS))
+    launch(weighing_kernel(build), blocks, arguments, device)
     return scratch.inverse

@@ -32,8 +32,8 @@ def device(monkeypatch):
 def use(monkeypatch, fake):
     """Have the library take this for CuPy."""
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    for kept in ("_functions", "_workspaces"):
-        monkeypatch.setattr(launch, kept, {})
+    for kept, empty in (("_functions", {}), ("_workspaces", {}), ("_allowed", set()), ("_captured", [])):
+        monkeypatch.setattr(launch, kept, empty)
     launch.device_of.cache_clear()
 
 
