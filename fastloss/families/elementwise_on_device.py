@@ -31,8 +31,8 @@ def evaluate(
 ) -> tuple[Any, Any, Any]:
     """Value, gradient and Hessian of an elementwise loss, those that ``outputs`` asks for, on y_pred's device."""
     name, p = loss.name, y_pred
-    on_device.require_aligned(name, "y_pred", p)
     y = on_device.given(name, "y_true", y_true, p)
+    on_device.require_aligned(name, "y_pred", p)
     require_prediction(name, p.dtype)
     require_target(name, y.dtype)
     same_shape(name, y, p)

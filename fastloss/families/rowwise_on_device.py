@@ -37,8 +37,8 @@ def evaluate(
 ) -> tuple[Any, Any, Any]:
     """Value, gradient and Hessian of a rowwise loss, those that ``outputs`` asks for, on y_pred's device."""
     name, p = loss.name, y_pred
-    on_device.require_aligned(name, "y_pred", p)
     y = on_device.given(name, "y_true", y_true, p)
+    on_device.require_aligned(name, "y_pred", p)
     require_prediction(name, p.dtype)
     (require_labels if loss.indexed else require_target)(name, y.dtype)
     axis, shape = loss.class_axis(y, p)
