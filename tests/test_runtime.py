@@ -392,6 +392,26 @@ def test_fork_while_another_thread_compiles(processes):
 
 
 @posix
+def test_fork_while_another_thread_is_in_llvm():
+    """Also where nothing is compiled: modules are freed there."""
+    code = """
+        from llvmlite.binding.ffi import lib
+        assert right()
+        inside = threading.Event()
+        def free():
+            with lib._lock:
+                inside.set()
+                time.sleep(0.3)
+        thread = threading.Thread(target=free)
+        thread.start()
+        inside.wait()
+        assert in_child(lambda: fl.mean_absolute_error(y, p) == 1.0)  # compiles
+        thread.join()
+    """
+    run(program(WORK, IN_CHILD, code), FASTLOSS_DISABLE_CACHE=1)
+
+
+@posix
 @pytest.mark.parametrize("processes", [1, in_long(30)])
 def test_fork_while_another_thread_makes_the_first_call(processes):
     """That call imports modules, and a module's lock would stay taken in the child."""
