@@ -17,7 +17,8 @@ __device__ __forceinline__ void hold(const Arrays& arrays, const Sizes& sizes, L
     }
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK) fastloss_rowwise_warp(ROW_ARGUMENTS PARAMETERS) {
+// Two blocks a multiprocessor: told of no number, the compiler wishes for more of them for some types and spills.
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) fastloss_rowwise_warp(ROW_ARGUMENTS PARAMETERS) {
     const Arrays arrays = ROW_ARRAYS;
     const Sizes sizes = ROW_SIZES;
     const Normalizer<T> normalizer = normalizer_of<T>(inverse_at, inverse_given);
