@@ -168,17 +168,23 @@ def in_memory(array: Array) -> tuple[str, Array]:
 
 
 def labels_in_memory(array: Array, ignored: int | None) -> tuple[str, Array, int | None]:
-    """Storage name, class numbers and the ignored one as kernels read them.
+    """Storage name, class numbers and the ignored one as kernels read them."""
+    array, ignored = signed_labels(array, ignored)
+    return *in_memory(array), ignored
+
+
+def signed_labels(array: Any, ignored: int | None) -> tuple[Any, int | None]:
+    """Class numbers, and the ignored one if a label can have it, as no wider than int64.
 
     uint64 numbers are read as int64: those from 2**63 on become negative, which no class number is.
     """
     limits = np.iinfo(array.dtype)
     if ignored is not None and not limits.min <= ignored <= limits.max:
-        ignored = None  # no label can have it
+        ignored = None
     if array.dtype == np.uint64:
         ignored = ignored - 2**64 if ignored is not None and ignored >= 2**63 else ignored
-        return "int64", array.view(np.int64), ignored
-    return *in_memory(array), ignored
+        return array.view(np.int64), ignored
+    return array, ignored
 
 
 def precision_of(y_pred: Array) -> str:

@@ -40,3 +40,10 @@ def buffer_like(result: Array | None, layout: Layout) -> Array | None:
 def aligned(*arrays: Array | None) -> bool:
     """Whether all arrays start on 16 bytes, as stores around the caches need."""
     return all(a is None or a.__array_interface__["data"][0] % 16 == 0 for a in arrays)
+
+
+def classes_last(array: Any, axis: int) -> Any:
+    """A view, of an array of NumPy or CuPy, with the class axis last: the array itself where it is."""
+    if axis == array.ndim - 1:
+        return array
+    return array.transpose(*(other for other in range(array.ndim) if other != axis), axis)

@@ -25,7 +25,7 @@ from ..validate import (
     target,
 )
 from .elementwise import BYPASS_CACHE_FROM
-from .layout import aligned, buffer_like, contiguous
+from .layout import aligned, buffer_like, classes_last, contiguous
 from .loss import Loss
 from .parameters import integer
 
@@ -139,9 +139,9 @@ class RowwiseLoss(Loss, abstract=True):
         if self.indexed:
             y_name, y_ready, ignored = labels_in_memory(contiguous(y, "C"), ignored)
         else:
-            y_name, y_ready = in_memory(contiguous(_classes_last(y, axis), "C"))
-        p_name, p_ready = in_memory(contiguous(_classes_last(p, axis), "C"))
-        grad_last, hess_last = (None if a is None else _classes_last(a, axis) for a in (grad, hess))
+            y_name, y_ready = in_memory(contiguous(classes_last(y, axis), "C"))
+        p_name, p_ready = in_memory(contiguous(classes_last(p, axis), "C"))
+        grad_last, hess_last = (None if a is None else classes_last(a, axis) for a in (grad, hess))
         grad_ready, hess_ready = buffer_like(grad_last, "C"), buffer_like(hess_last, "C")
         computing = self._computing(p)
         losses = np.empty(shape, computing) if outputs & VALUE and self.reduction == "none" else None
@@ -272,8 +272,3 @@ class RowwiseLoss(Loss, abstract=True):
         raise ValueError(
             rejected(self.name, "y_true", f"be in [0, {classes})", f"{y[position]} at position [{where}]", hint)
         )
-
-
-def _classes_last(array: Array, axis: int) -> Array:
-    """A view with the class axis last: the array itself where it is."""
-    return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)

@@ -16,8 +16,9 @@ from ..gpu.elementwise import Operands
 from ..gpu.source import RowBuild
 from ..messages import rejected
 from ..reduction import checked_normalizer
-from ..validate import precision_of, require_labels, require_prediction, require_target, storage_name
+from ..validate import precision_of, require_labels, require_prediction, require_target, signed_labels, storage_name
 from . import on_device
+from .layout import classes_last
 
 #: Columns are counted in 32 bits, with a pack more on either side.
 MOST_CLASSES = 2**31 - 64
@@ -58,15 +59,17 @@ def evaluate(
         value = None
         if outputs & VALUE and losses is None:
             value = launch.empty((), np.float64) if rows else launch.zeros((), np.float64)
-        grad_last, hess_last = (None if a is None else _classes_last(a, axis) for a in (grad, hess))
+        grad_last, hess_last = (None if a is None else classes_last(a, axis) for a in (grad, hess))
         grad_ready, hess_ready = (on_device.buffer_like(a, "C") for a in (grad_last, hess_last))
         if rows:
             scratch = launch.workspace(p.device.id)
             y_ready, ignored = _targets(loss, y, axis)
             class_weights, weight_sum = _class_weights(loss, p, axis, computing)
-            at, known = _inverse(loss, rows, y_ready, weighed, class_weights, ignored, normalizer, p, scratch, check)
+            at, known = _inverse(
+                loss, rows, y_ready, weighed, class_weights, ignored, normalizer, p, computing, scratch, check
+            )
             operands = Operands(
-                y_ready, on_device.contiguous(_classes_last(p, axis), "C"), *weighed, grad_ready, hess_ready, losses,
+                y_ready, on_device.contiguous(classes_last(p, axis), "C"), *weighed, grad_ready, hess_ready, losses,
                 at, known,
             )  # fmt: skip
             build = RowBuild(
@@ -92,28 +95,11 @@ def _counting(y: Any, weighed: on_device.Weighed) -> Any:
     return np.where(kept, labels, 0)
 
 
-def _classes_last(array: Any, axis: int) -> Any:
-    """A view with the class axis last: the array itself where it is."""
-    if axis == array.ndim - 1:
-        return array
-    return array.transpose(*(other for other in range(array.ndim) if other != axis), axis)
-
-
 def _targets(loss: Any, y: Any, axis: int) -> tuple[Any, int | None]:
-    """Targets as kernels read them, and the label that does not count.
-
-    uint64 numbers are read as int64: those from 2**63 on become negative, which no class number is.
-    """
+    """Targets as kernels read them, and the label that does not count."""
     if not loss.indexed:
-        return on_device.contiguous(_classes_last(y, axis), "C"), None
-    ready, ignored = on_device.contiguous(y, "C"), getattr(loss, "ignore_class", None)
-    limits = np.iinfo(y.dtype)
-    if ignored is not None and not limits.min <= ignored <= limits.max:
-        ignored = None  # no label can have it
-    if y.dtype == np.uint64:
-        ignored = ignored - 2**64 if ignored is not None and ignored >= 2**63 else ignored
-        ready = ready.view(np.int64)
-    return ready, ignored
+        return on_device.contiguous(classes_last(y, axis), "C"), None
+    return signed_labels(on_device.contiguous(y, "C"), getattr(loss, "ignore_class", None))
 
 
 def _class_weights(loss: Any, p: Any, axis: int, computing: str) -> tuple[Any, float]:
@@ -138,6 +124,7 @@ def _inverse(
     ignored: int | None,
     normalizer: Any,
     p: Any,
+    computing: str,
     scratch: launch.Workspace,
     check: str,
 ) -> tuple[Any, float]:
@@ -158,5 +145,4 @@ def _inverse(
     counted = weighing.Counted(
         rows, 1, weights, weighed.weight_inner, weighed.mask, weighed.mask_inner, labels, counts, ignored
     )
-    computing = loss.formula().computing(storage_name(p.dtype) or "")
     return weighing.run(counted, computing, scratch, p.device.id), 1.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from .launch import OPTIONS, Device
-from .rowwise import chosen
+from .rowwise import chosen, shaped
 from .source import (
     BYTES,
     ElementBuild,
@@ -138,10 +138,7 @@ def rowwise_entry(
         options.weighted, options.weighted, "", vector, even, 1,
     )  # fmt: skip
     shape = chosen(build, classes, vector, even, DEVICE)
-    build = build._replace(
-        sweep=shape.sweep, even=even or shape.sweep == "slab", block=shape.block, lanes=shape.lanes, packs=shape.packs,
-        more=shape.more,
-    )  # fmt: skip
+    build = shaped(build, shape)
     text = f"rowwise {label} {classes} classes {dtype}<-{true} {options.name}"
     shared, hot = 0 if shape.more else shape.shared_bytes, build.computing == "float32" and options is not ALL
     return Entry(text, rowwise_kernel(build), shared, True, hot)

@@ -57,10 +57,7 @@ def run(
     shape = chosen(build, rows.classes, vector, even, found)
     if shape.sweep == "slab" and offset:
         vector, offset = 1, 0  # a slab's packs begin where its rows do
-    build = build._replace(
-        sweep=shape.sweep, vector=vector, even=even or shape.sweep == "slab", block=shape.block, lanes=shape.lanes,
-        packs=shape.packs, more=shape.more,
-    )  # fmt: skip
+    build = shaped(build._replace(vector=vector, even=even), shape)
     kernel, computing = rowwise_kernel(build), np.dtype(build.computing).type
     arguments = (
         operands.y_true,
@@ -95,6 +92,14 @@ def _vector(build: RowBuild, operands: Operands) -> tuple[int, int]:
     dense = None if build.indexed else operands.y_true
     head = alignment((dense, operands.y_pred, operands.gradient, operands.hessian), vector)
     return (1, 0) if head is None else (vector, -head % vector)
+
+
+def shaped(build: RowBuild, shape: Shape) -> RowBuild:
+    """The kernel for a sweep of that size; a slab has no ends of rows."""
+    return build._replace(
+        sweep=shape.sweep, even=build.even or shape.sweep == "slab", block=shape.block, lanes=shape.lanes,
+        packs=shape.packs, more=shape.more,
+    )  # fmt: skip
 
 
 def chosen(build: RowBuild, classes: int, vector: int, even: bool, device: Device) -> Shape:

@@ -4,7 +4,8 @@
 
 // What is summed, over losses taken in groups of `inner` that share everything:
 // weights (groups / weight_step) or null; mask (groups / mask_step) or null; labels (groups) or null, then
-// class_weights (classes) or null. Steps with the other two parts of a `Divisor`. partials, ticket: see `grid_sum`. inverse (1): see `Normalizer`.
+// class_weights (classes) or null. Steps with the other two parts of a `Divisor`. partials, ticket: see `grid_sum`.
+// inverse (1): see `Normalizer`.
 extern "C" __global__ void __launch_bounds__(BLOCK) fastloss_weighing(
     const T* weights, const unsigned char* mask, const TRUE* labels, const T* class_weights, double* partials,
     unsigned* ticket, double* inverse, Long groups, double inner, Long weight_step,
