@@ -3,6 +3,8 @@
 from . import losses as losses
 from .dispatch import get_num_threads as get_num_threads
 from .dispatch import set_num_threads as set_num_threads
+
+# losses: written by ci/sync.py
 from .losses.elementwise.binary_crossentropy import BinaryCrossentropy as BinaryCrossentropy
 from .losses.elementwise.binary_crossentropy import binary_crossentropy as binary_crossentropy
 from .losses.elementwise.huber import Huber as Huber
@@ -23,5 +25,6 @@ from .losses.rowwise.sparse_categorical_crossentropy import (
 bce = binary_crossentropy
 mae = mean_absolute_error
 mse = mean_squared_error
+# end of losses
 
 __version__ = "0.1.0"

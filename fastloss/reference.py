@@ -66,7 +66,7 @@ def in_computing(loss: Any, numbers: Any, y_pred: Any) -> Array:
     """
     given = np.asarray(y_pred).dtype
     wide = given == np.float64 or given.kind in "biu"
-    wide = wide or (loss.family == "rowwise" and _formula(loss).first == "total")
+    wide = wide or (loss.family == "rowwise" and _formula(loss).computing("float32") == "float64")
     return np.asarray(numbers).astype(np.float64 if wide else np.float32).astype(np.float64)
 
 

@@ -1,8 +1,7 @@
 """Cases for every loss, derived from the registry: configurations, targets and predictions.
 
-A new loss gets cases from the rules of its parameters. What it takes is told from its family and from whether
-it has ``from_logits``: then targets lie in [0, 1] and predictions are logits or probabilities; else both are
-real numbers. `watch` evaluates a formula on arrays that note every comparison, so that tests know, without a word
+A new loss gets cases from the rules of its parameters, operands from its `domain` and, at the edges, from its `kinks`.
+`watch` evaluates a formula on arrays that note every comparison, so that tests know, without a word
 about the loss, on which side of which kink a case lies.
 """
 
@@ -51,6 +50,9 @@ _VALUES = {
     "> 0": (1.0, 0.5, 3.0),
     "in (0, 0.5)": (1e-7, 0.0625),
     "an integer or None": (None, 1, -100),
+    "in (0, 1)": (0.5, 0.125, 0.9),
+    "a finite number": (1.0, 0.0, -0.5),
+    "> 0 or None": (None, 2.0, 30.0),
 }
 
 
@@ -58,7 +60,8 @@ def parameter_values(field, classes):
     """What to try for one parameter of a loss, by its rule."""
     words = field.metadata["rule"].words
     if words.startswith("one of"):
-        return tuple(re.findall(r"'([^']*)'", words))
+        named = tuple(re.findall(r"'([^']*)'", words))
+        return named or tuple(int(number) for number in words.removeprefix("one of ").split(", "))
     if words == "an integer":
         return (field.default,)  # axes are a matter of layout
     if words.startswith("None or a sequence"):
@@ -131,13 +134,13 @@ def is_indexed(loss):
 
 
 def takes_unit_targets(loss):
-    """Whether targets are probabilities."""
-    return hasattr(loss, "from_logits")
+    """Whether targets are probabilities, classes or the like: numbers from 0 to 1, or class numbers."""
+    return loss.domain().y_true in ("unit", "binary", "distribution", "label")
 
 
 def takes_probabilities(loss):
     """Whether predictions are probabilities."""
-    return takes_unit_targets(loss) and not loss.from_logits
+    return loss.domain().y_pred == "probability"
 
 
 def loss_shape(loss, shape):
@@ -153,29 +156,62 @@ def plain(loss, shape, rng):
     if is_rowwise(loss):
         y, p = _plain_rows(loss, (*loss_shape(loss, shape), shape[loss.axis]), rng)
         return _with_ignored(loss, y, rng), np.moveaxis(p, -1, loss.axis)
-    if takes_unit_targets(loss):
-        soft, hard = rng.uniform(0.0, 1.0, shape), rng.integers(0, 2, shape).astype(float)
-        y = np.where(rng.random(shape) < 0.5, soft, hard)
-        return y, rng.uniform(0.02, 0.98, shape) if takes_probabilities(loss) else rng.normal(0.0, 2.0, shape)
-    y = rng.normal(0.0, 1.0, shape)
-    return y, y + rng.normal(0.0, 1.5, shape)
+    true, pred = loss.domain()
+    y = drawn(true, shape, rng)
+    return y, y + rng.normal(0.0, 1.5, shape) if (true, pred) == ("real", "real") else drawn(pred, shape, rng)
+
+
+def drawn(numbers, shape, rng):
+    """Random well-conditioned numbers of a set (see `fastloss.families.loss.SETS`); those of a row are by the row."""
+    match numbers:
+        case "real":
+            return rng.normal(0.0, 1.0, shape)
+        case "logit":
+            return rng.normal(0.0, 2.0, shape)
+        case "positive":
+            return rng.gamma(2.0, 0.6, shape) + 0.05
+        case "non_negative":
+            return np.where(rng.random(shape) < 0.5, rng.integers(0, 5, shape), rng.gamma(2.0, 1.0, shape))
+        case "unit":
+            soft, hard = rng.uniform(0.0, 1.0, shape), rng.integers(0, 2, shape).astype(float)
+            return np.where(rng.random(shape) < 0.5, soft, hard)
+        case "sign":
+            return 2.0 * rng.integers(0, 2, shape) - 1.0
+        case "binary":
+            return rng.integers(0, 2, shape).astype(float)
+        case "probability":
+            return rng.uniform(0.02, 0.98, shape)
+        case "log_probability":
+            return np.log(rng.uniform(0.02, 0.98, shape))
+    raise ValueError(numbers)
+
+
+def drawn_rows(numbers, shape, rng):
+    """The same for rows, shape (..., classes), where that makes a difference."""
+    *rows, classes = shape
+    match numbers:
+        case "label":
+            return rng.integers(0, max(classes, 1), rows)
+        case "probability":
+            p = rng.gamma(2.0, 1.0, shape) + 0.05
+            return p * rng.uniform(0.5, 2.0, (*rows, 1)) / p.sum(axis=-1, keepdims=True)
+        case "distribution":
+            labels = rng.integers(0, max(classes, 1), rows)
+            soft = rng.gamma(1.0, 1.0, shape)
+            soft /= soft.sum(axis=-1, keepdims=True)
+            one_hot = np.asarray(np.arange(classes) == labels[..., None], float)
+            return np.where(rng.random((*rows, 1)) < 0.5, soft, one_hot)
+        case "log_probability" | "log_distribution":
+            x = rng.normal(0.0, 1.5, shape)
+            return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+    return drawn(numbers, shape, rng)
 
 
 def _plain_rows(loss, shape, rng):
-    *rows, classes = shape
-    if takes_probabilities(loss):
-        p = rng.gamma(2.0, 1.0, shape) + 0.05
-        p *= rng.uniform(0.5, 2.0, (*rows, 1)) / p.sum(axis=-1, keepdims=True)
-    else:
-        p = rng.normal(0.0, 2.0, shape)
-    labels = rng.integers(0, max(classes, 1), rows)
-    if is_indexed(loss):
-        return labels, p
-    soft = rng.gamma(1.0, 1.0, shape)
-    soft /= soft.sum(axis=-1, keepdims=True)
-    one_hot = np.asarray(np.arange(classes) == labels[..., None], float)
-    y = np.where(rng.random((*rows, 1)) < 0.5, soft, one_hot)
-    return np.moveaxis(y, -1, loss.axis), p
+    true, pred = loss.domain()
+    p = drawn_rows(pred, shape, rng)
+    y = drawn_rows(true, shape, rng)
+    return (y if is_indexed(loss) else np.moveaxis(y, -1, loss.axis)), p
 
 
 def _with_ignored(loss, labels, rng):
@@ -200,24 +236,52 @@ def _neighbours(numbers, dtype):
     return np.concatenate(around).astype(np.float64)
 
 
-def _extreme_elements(loss, dtype, infinite):
+#: Targets that hard predictions are paired with, by their set.
+_TARGETS = {
+    "real": [0.0, 1.0, -2.5, 1e4],
+    "unit": [0.0, 1.0, 0.5, 0.9],
+    "sign": [-1.0, 1.0],
+    "binary": [0.0, 1.0],
+    "non_negative": [0.0, 1.0, 0.25, 30.0],
+    "positive": [1.0, 0.25, 1e-3, 30.0],
+}
+
+
+def _hard_predictions(loss, numbers, dtype, infinite):
     tiny, largest = float(np.finfo(dtype).tiny), float(np.finfo(dtype).max)
-    if not takes_unit_targets(loss):
-        kinks = [value for value in (getattr(loss, "delta", None),) if value is not None]
-        steps = [0.0, 1e-4, 1.0, 1e6, largest / 4, tiny / 8, *kinks]
-        p, y = np.meshgrid(
-            _neighbours([sign * step for step in steps for sign in (1, -1)], dtype), [0.0, 1.0, -2.5, 1e4]
-        )
+    match numbers:
+        case "real":
+            steps = [0.0, 1e-4, 1.0, 1e6, largest / 4, tiny / 8]
+            return _neighbours([sign * step for step in steps for sign in (1, -1)], dtype)
+        case "positive":
+            return _neighbours([4 * tiny, 1e-8, 1e-3, 0.5, 1.0, 3.0, 1e4, 1e6], dtype)
+        case "probability":
+            margins = [0.0, getattr(loss, "epsilon", 1e-7), tiny, 1e-3]
+            return _neighbours([*margins, *(1.0 - margin for margin in margins), 0.5, -0.5, 1.5], dtype)
+    steps = [0.0, tiny / 8, 1e-8, 0.5, 17.0, 30.0, 80.0, 88.8, 104.0, 700.0, 746.0, 1e4, 1e30]
+    steps += [np.inf] if infinite else []
+    signs = (-1,) if numbers == "log_probability" else (1, -1)
+    return np.array([sign * step for step in steps for sign in signs])
+
+
+def _around_kinks(kinks, target, dtype):
+    """Each kink and the nearest predictions whose difference from the target is on either side of it."""
+    kinks = np.array(kinks, dtype)
+    step = np.spacing(np.maximum(abs(kinks), np.maximum(dtype.type(abs(target)), abs(kinks - dtype.type(target)))))
+    return np.concatenate([kinks, kinks + step, kinks - step]).astype(np.float64)
+
+
+def _extreme_elements(loss, dtype, infinite):
+    true, pred = loss.domain()
+    p, y = np.meshgrid(_hard_predictions(loss, pred, dtype, infinite), _TARGETS[true])
+    if (true, pred) == ("real", "real"):
         p = np.where(abs(p) < 1e12, y + p, p)
-    elif takes_probabilities(loss):
-        margins = [0.0, loss.epsilon, tiny, 1e-3]
-        numbers = _neighbours([*margins, *(1.0 - margin for margin in margins), 0.5, -0.5, 1.5], dtype)
-        p, y = np.meshgrid(numbers, [0.0, 1.0, 0.5, 0.9])
-    else:
-        steps = [0.0, tiny / 8, 1e-8, 0.5, 17.0, 30.0, 80.0, 88.8, 104.0, 700.0, 746.0, 1e4, 1e30]
-        steps += [np.inf] if infinite else []
-        p, y = np.meshgrid([sign * step for step in steps for sign in (1, -1)], [0.0, 1.0, 0.5, 0.9])
-    return y.ravel().astype(np.float64), p.ravel().astype(dtype).astype(np.float64)
+    pairs = [(y.ravel(), p.ravel())]
+    for target in _TARGETS[true]:
+        edges = _around_kinks(loss.kinks(np.array(target)), target, dtype)
+        pairs.append((np.full(edges.size, target), edges))
+    y, p = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return y.astype(np.float64), p.astype(dtype).astype(np.float64)
 
 
 def _extreme_rows(loss, dtype, infinite):

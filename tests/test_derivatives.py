@@ -58,11 +58,21 @@ def by_reference(loss):
     )
 
 
+def step_at(loss, x):
+    """How far a prediction may be moved without leaving the domain."""
+    match loss.domain().y_pred:
+        case "probability" | "distribution":
+            return RELATIVE_STEP * min(x, abs(1.0 - x))
+        case "positive":
+            return RELATIVE_STEP * x
+    return STEP
+
+
 def differences(loss, function, p):
     """Central differences of a function of ``p`` by every element: results stacked along the first axis."""
     slopes = []
     for index in np.ndindex(p.shape):
-        step = RELATIVE_STEP * min(p[index], abs(1.0 - p[index])) if takes_probabilities(loss) else STEP
+        step = step_at(loss, p[index])
         upper, lower = p.copy(), p.copy()
         upper[index] += step
         lower[index] -= step

@@ -16,7 +16,6 @@ from sampling import (
     parameter_values,
     plain,
     takes_probabilities,
-    takes_unit_targets,
     variants,
     watch,
 )
@@ -70,18 +69,23 @@ def test_extremes(cls, dtype):
     for loss in configurations(cls):
         y, p = extreme(loss, dtype)
         assert np.isfinite(p).all()
-        if takes_probabilities(loss):
-            assert (p == 0).any()
-            assert (p == 1).any()
-        elif takes_unit_targets(loss):
-            assert p.max() >= 1e4
-            assert p.min() <= -1e4
-            assert np.isinf(extreme(loss, dtype, infinite=True)[1]).any()
-        else:
-            assert (p == y).any()
-            assert abs(p).max() > 1e30
+        match loss.domain().y_pred:
+            case "probability":
+                assert (p == 0).any()
+                assert (p == 1).any()
+            case "logit":
+                assert p.max() >= 1e4
+                assert p.min() <= -1e4
+                assert np.isinf(extreme(loss, dtype, infinite=True)[1]).any()
+            case "real":
+                assert abs(p).max() >= 1e4
+            case "positive":
+                assert 0 < p.min() < 1e-7
         if not is_rowwise(loss):
-            assert ((abs(p) > 0) & (abs(p) < 1e-38)).any() or takes_probabilities(loss)
+            assert ((abs(p) > 0) & (abs(p) < 1e-36)).any() or takes_probabilities(loss)
+        wide = np.float64 if dtype == np.float64 else np.float32
+        for kink in loss.kinks(y):  # at it and on both sides of it
+            assert {-1.0, 0.0, 1.0} <= set(np.sign(p - np.asarray(kink).astype(wide).astype(np.float64)).ravel())
 
 
 @losses

@@ -25,7 +25,7 @@ TRANSPOSING = 0.8
 @cache
 def _entry(build: RowBuild, few_classes: bool) -> Callable[..., float]:
     pieces = [fingerprint(piece) for piece in build.formula.pieces]
-    key = repr((build.formula.first, pieces, *build[1:]))
+    key = repr((build.formula.first, build.formula.wide, pieces, *build[1:]))
     source = rowwise_few.kernel(build) if few_classes else rowwise.kernel(build)
     return compiled(source, rowwise.ARGUMENTS, key)
 

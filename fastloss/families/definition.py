@@ -1,20 +1,26 @@
 """Everything a loss file needs, in one import."""
 
 from .functional import function_of
-from .loss import Example, Peers
+from .loss import Domain, Example, Peers
 from .parameters import (
     choice,
     clip_margin,
     flag,
     integer,
     non_negative,
+    one_of,
+    open_unit_interval,
     optional_integer,
+    optional_positive,
     optional_weights,
     positive,
+    real,
     unit_interval,
+    wrt,
 )
 
 __all__ = [
+    "Domain",
     "Example",
     "Peers",
     "choice",
@@ -23,8 +29,13 @@ __all__ = [
     "function_of",
     "integer",
     "non_negative",
+    "one_of",
+    "open_unit_interval",
     "optional_integer",
+    "optional_positive",
     "optional_weights",
     "positive",
+    "real",
     "unit_interval",
+    "wrt",
 ]

@@ -51,9 +51,36 @@ class Peers(NamedTuple):
     scikit_learn: str = ""
 
 
+#: What targets and predictions may be, by the names that a `Domain` gives, in the words of the documentation.
+SETS = {
+    "real": "any real numbers",
+    "non_negative": "numbers of 0 or more",
+    "positive": "numbers above 0",
+    "unit": "numbers from 0 to 1",
+    "sign": "-1 or 1",
+    "binary": "0 or 1",
+    "label": "class numbers",
+    "distribution": "numbers from 0 to 1 that sum to 1 over the class axis",
+    "log_distribution": "logarithms of such numbers",
+    "logit": "logits: any real numbers",
+    "probability": "probabilities",
+    "log_probability": "logarithms of probabilities",
+}
+
+
+class Domain(NamedTuple):
+    """What a configuration takes for targets and predictions, each by a name among `SETS`.
+
+    Outside of it a formula still gives what it gives; tests, benchmarks and curves stay inside.
+    """
+
+    y_true: str = "real"
+    y_pred: str = "real"
+
+
 def snake_case(name: str) -> str:
-    """``MeanSquaredError`` -> ``mean_squared_error``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    """``MeanSquaredError`` -> ``mean_squared_error``, ``KLDivergence`` -> ``kl_divergence``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def registry() -> dict[str, type[Loss]]:
@@ -144,6 +171,19 @@ class Loss:
     def formulas(cls) -> dict[str, Callable[..., Any]]:
         """Every formula of this loss by label."""
         raise NotImplementedError
+
+    def domain(self) -> Domain:
+        """What this configuration takes: logits or probabilities where it has ``from_logits``, else real numbers."""
+        if not hasattr(self, "from_logits"):
+            return Domain()
+        target = "unit" if self.family == "elementwise" else "distribution"
+        if getattr(self, "indexed", False):
+            target = "label"
+        return Domain(target, "logit" if self.from_logits else "probability")
+
+    def kinks(self, y: Any) -> tuple[Any, ...]:
+        """Predictions at which the formula for target ``y`` changes; an elementwise loss that has such declares them."""
+        return ()
 
     def _evaluate(
         self,

@@ -33,6 +33,11 @@ def _real(accepts: Callable[[float], bool]) -> Callable[[Any], float]:
     return convert
 
 
+def real(default: float, doc: str) -> Any:
+    """Any finite number."""
+    return _parameter(default, Rule("a finite number", _real(math.isfinite)), doc)
+
+
 def positive(default: float, doc: str) -> Any:
     """A finite number above 0."""
     return _parameter(default, Rule("> 0", _real(lambda x: 0 < x < math.inf)), doc)
@@ -46,6 +51,17 @@ def non_negative(default: float, doc: str) -> Any:
 def unit_interval(default: float, doc: str) -> Any:
     """A number from 0 to 1."""
     return _parameter(default, Rule("in [0, 1]", _real(lambda x: 0 <= x <= 1)), doc)
+
+
+def open_unit_interval(default: float, doc: str) -> Any:
+    """A number above 0 and below 1."""
+    return _parameter(default, Rule("in (0, 1)", _real(lambda x: 0 < x < 1)), doc)
+
+
+def optional_positive(doc: str) -> Any:
+    """A finite number above 0, or None."""
+    convert = _real(lambda x: 0 < x < math.inf)
+    return _parameter(None, Rule("> 0 or None", lambda x: None if x is None else convert(x)), doc)
 
 
 def clip_margin(default: float, doc: str) -> Any:
@@ -95,6 +111,22 @@ def optional_weights(doc: str) -> Any:
         return tuple(weights.tolist())
 
     return _parameter(None, Rule("None or a sequence of finite numbers >= 0", convert), doc)
+
+
+def one_of(default: int, numbers: Sequence[int], doc: str) -> Any:
+    """One of a few integers."""
+
+    def convert(value: Any) -> int:
+        if _integer(value) not in numbers:
+            raise ValueError
+        return int(value)
+
+    return _parameter(default, Rule("one of " + ", ".join(map(str, numbers)), convert), doc)
+
+
+def wrt(doc: str = "what the gradient and the Hessian are taken with respect to") -> Any:
+    """Whether derivatives are those by the predictions or by the targets."""
+    return choice("y_pred", {"y_pred": (), "y_true": ()}, doc)
 
 
 def choice(default: str, aliases: Mapping[str, Sequence[str]], doc: str) -> Any:

@@ -39,6 +39,7 @@ class RowFormula(NamedTuple):
     finish: Callable[..., Any]
     element: Callable[..., Any]
     target_element: Callable[..., Any] | None = None  # the rule for the true class of an index target
+    wide: bool = False  # computed in float64 whatever y_pred is: differences of sums over the row cancel
 
     @property
     def keeps(self) -> bool:
@@ -74,7 +75,7 @@ class RowFormula(NamedTuple):
         From probabilities always float64: the gradient of a class near 1 is the difference of its row's sum and
         itself.
         """
-        return "float64" if pred == "float64" or self.first == "total" else "float32"
+        return "float64" if pred == "float64" or self.first == "total" or self.wide else "float32"
 
     # -- the pieces, their wires filled from dictionaries of lanes --------------------------------------------------
 

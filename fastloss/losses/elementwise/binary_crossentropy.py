@@ -51,6 +51,10 @@ class BinaryCrossentropy(ElementwiseLoss):
         """Label of the formula that this configuration uses."""
         return "logits" if self.from_logits else "probabilities"
 
+    def kinks(self, y: Any) -> tuple[Any, ...]:
+        """Where probabilities are clipped."""
+        return () if self.from_logits else (self.epsilon, 1.0 - self.epsilon)
+
     @staticmethod
     def logits(y: Any, x: Any, label_smoothing: Any, pos_weight: Any) -> Any:
         """Value, gradient and Hessian at target y and logit x.

@@ -29,6 +29,10 @@ class Huber(ElementwiseLoss):
         Example(y_true=[0.5, 1.0], y_pred=[0.0, 1.25], value=0.15625, grad=[-0.5, 0.25], hess=[1.0, 1.0]),
     )
 
+    def kinks(self, y: Any) -> tuple[Any, ...]:
+        """Where the loss turns linear."""
+        return y - self.delta, y + self.delta
+
     @staticmethod
     def formula(y: Any, p: Any, delta: Any) -> Any:
         """Value, gradient and Hessian at target y and prediction p."""

@@ -26,6 +26,10 @@ class MeanAbsoluteError(ElementwiseLoss):
         Example(y_true=[0.0, 2.0], y_pred=[0.0, 5.0], value=3.0, grad=[0.0, 1.0], hess=[0.0, 0.0]),
     )
 
+    def kinks(self, y: Any) -> tuple[Any, ...]:
+        """Where the slope changes its sign."""
+        return (y,)
+
     @staticmethod
     def formula(y: Any, p: Any) -> Any:
         """Value, gradient and Hessian at target y and prediction p."""
