@@ -35,18 +35,15 @@ from .parameters import integer
 LONG_ROWS_FROM = 1 << 14
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RowwiseLoss(Loss, abstract=True):
-    """One loss per row of classes, by one or more `RowFormula`.
+class RowsLoss(Loss, abstract=True):
+    """One loss per row, by one or more `RowFormula`.
 
     A loss provides `row_formulas` and `variant`. With ``indexed`` the target is a class number per row, else it is
     dense: a value per class.
     """
 
-    family: ClassVar[str] = "rowwise"
     indexed: ClassVar[bool] = False
-
-    axis: int = integer(-1, "the class axis of y_pred")
+    axis = -1
 
     @classmethod
     def row_formulas(cls) -> dict[str, RowFormula]:
@@ -272,3 +269,12 @@ class RowwiseLoss(Loss, abstract=True):
         raise ValueError(
             rejected(self.name, "y_true", f"be in [0, {classes})", f"{y[position]} at position [{where}]", hint)
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowwiseLoss(RowsLoss, abstract=True):
+    """One loss per row of classes, along any axis."""
+
+    family: ClassVar[str] = "rowwise"
+
+    axis: int = integer(-1, "the class axis of y_pred")
