@@ -26,13 +26,24 @@ def _log1p(x):
     return mpmath.log1p(x) if x > -1 else _log(1 + x)
 
 
+def _power(x, exponent):
+    x, exponent = mpmath.mpf(x), mpmath.mpf(exponent)
+    if x != x or x < 0:
+        return mpmath.nan
+    if not x and exponent < 0:
+        return mpmath.inf
+    return x**exponent
+
+
 #: Every primitive on single mpmath numbers.
 EXACT = {
     "exp": mpmath.exp,
     "exp_nonpositive": mpmath.exp,
+    "expm1_nonpositive": mpmath.expm1,
     "log": _log,
     "log1p": _log1p,
     "log1p_unit": _log1p,
+    "power": _power,
     "sqrt": lambda x: mpmath.sqrt(x) if x >= 0 else mpmath.nan,
     "abs": abs,
 }
@@ -42,8 +53,10 @@ class _Namespace:
     def __getattr__(self, name):
         if name == "where":
             return lambda condition, yes, no: np.where(np.asarray(condition, bool), yes, no).view(Exact)
-        function = np.frompyfunc(EXACT[name], 1, 1)
-        return lambda x: np.asarray(function(np.asarray(x))).view(Exact)
+        function = EXACT[name]
+        return lambda *operands: np.asarray(
+            np.frompyfunc(function, len(operands), 1)(*map(np.asarray, operands)), object
+        ).view(Exact)
 
 
 def _quotient(left, right):

@@ -14,7 +14,19 @@ from formula_scalars import scalar_results
 
 import fastloss as fl
 from fastloss.formula import ops
-from fastloss.formula.ops import clip, exp, exp_nonpositive, log, log1p, log1p_unit, sigmoid, sqrt, where
+from fastloss.formula.ops import (
+    clip,
+    exp,
+    exp_nonpositive,
+    expm1_nonpositive,
+    log,
+    log1p,
+    log1p_unit,
+    power,
+    sigmoid,
+    sqrt,
+    where,
+)
 from fastloss.formula.subset import check
 from fastloss.formula.to_cuda import cuda_name, cuda_text
 
@@ -27,7 +39,9 @@ PRECISIONS = {"float32": "float", "float64": "double"}
 
 def primitives(x, y):
     """Each primitive once."""
-    return where(x < y, x, y), exp(x), exp_nonpositive(x), log(x), log1p(x), log1p_unit(x), sqrt(x), abs(x)
+    root, other = sqrt(x), power(abs(x), y)
+    exponential, small, less = exp(x), exp_nonpositive(x), expm1_nonpositive(x)
+    return where(x < y, x, y), exponential, small, less, log(x), log1p(x), log1p_unit(x), root, other
 
 
 def comparisons(x, y):

@@ -257,9 +257,11 @@ MPMATH = {
     "where": lambda condition, yes, no: yes if condition else no,
     "exp": mpmath.exp,
     "exp_nonpositive": mpmath.exp,
+    "expm1_nonpositive": mpmath.expm1,
     "log": mpmath.log,
     "log1p": lambda x: mpmath.log(1 + x),
     "log1p_unit": lambda x: mpmath.log(1 + x),
+    "power": mpmath.power,
     "sqrt": mpmath.sqrt,
     "abs": mpmath.fabs,
 }

@@ -23,20 +23,26 @@ from fastloss.formula import ops
 
 FUNCTIONS = {
     name: getattr(ops, name)
-    for name in ("exp", "exp_nonpositive", "log", "log1p", "log1p_unit", "sqrt", "sigmoid", "softplus")
+    for name in ("exp", "exp_nonpositive", "expm1_nonpositive", "log", "log1p", "log1p_unit", "sqrt")
+} | {"sigmoid": ops.sigmoid, "softplus": ops.softplus, "tanh": ops.tanh}
+FIXED_POWERS = {
+    f"power_{exponent}": lambda x, exponent=exponent: ops.power(x, exponent) for exponent in (0.0, 0.5, 1.0, 2.0)
 }
 TRUTH = {
     **EXACT,
+    "tanh": mpmath.tanh,
     "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
     "softplus": lambda x: mpmath.log1p(mpmath.exp(x)) if x < 0 else x + mpmath.log1p(mpmath.exp(-x)),
 }
 TYPES = [np.float32, np.float64]
-#: Largest error in ulp by float32 and float64: of exp, log, log1p_unit and log1p as the module documents it; a
-#: square root is rounded correctly; a sigmoid adds two roundings to exp, a softplus has log1p_unit's and half an ulp.
+#: Largest error in ulp by float32 and float64: of exp, log, power and their like as the module documents it; a
+#: square root is rounded correctly; a sigmoid adds two roundings to exp, a softplus has log1p_unit's and half an ulp,
+#: a tanh has a division, a sum and twice what expm1_nonpositive is off.
 BOUNDS = {
     name: tuple(map(float, errors)) for name, *errors in re.findall(r"(\w+) (\d\.\d) / (\d\.\d)", vector_math.__doc__)
 }
 BOUNDS |= {"exp_nonpositive": BOUNDS["exp"], "sqrt": (0.5, 0.5), "sigmoid": (2.5, 2.5), "softplus": (2.0, 2.0)}
+BOUNDS |= {"tanh": (2.5, 2.5)}
 #: Where log1p_unit is known to be worst: 1.21 and 1.64 ulp, found by a search.
 WORST_LOG1P_UNIT = {np.float32: 0.9841571, np.float64: 0.9990825259069751}
 LIBRARY = 1.5  # scalars call the C library; sigmoid and softplus combine such calls
@@ -52,33 +58,35 @@ def _kernel(name, dtype, lanes):
     storage = STORAGES[dtype]
     pointer = array_pointer(storage)
 
-    def step(inputs, outputs, index):
-        operand = inputs.moved(index).load(storage.memory, lanes)
-        outputs.moved(index).store(FUNCTIONS[name](operand))
+    def step(inputs, exponents, outputs, index):
+        operands = [source.moved(index).load(storage.memory, lanes) for source in (inputs, exponents)]
+        outputs.moved(index).store(
+            ops.power(*operands) if name == "power" else (FUNCTIONS | FIXED_POWERS)[name](operands[0])
+        )
 
     traced, width = emit(step), max(lanes, 1)
 
-    def sweep(x, results, points):
-        inputs, outputs = pointer(x), pointer(results)
+    def sweep(x, exponent, results, points):
+        inputs, exponents, outputs = pointer(x), pointer(exponent), pointer(results)
         for index in range(0, points, width):
-            traced(inputs, outputs, index)
+            traced(inputs, exponents, outputs, index)
 
-    return compiled(sweep, ("array", "array", "int"), f"test_vector_math {name} {dtype} {lanes}")
+    return compiled(sweep, ("array", "array", "array", "int"), f"test_vector_math {name} {dtype} {lanes}")
 
 
-def apply(name, x, vector=True):
-    """The function at every number of a float32 or float64 array."""
+def apply(name, x, vector=True, exponent=1.0):
+    """The function at every number of a float32 or float64 array; a power with as many exponents."""
     lanes = lanes_at_once(STORAGES[x.dtype.name].memory) if vector else 0
     size = -(-x.size // 64) * 64
-    padded, results = np.ones(size, x.dtype), np.empty(size, x.dtype)
-    padded[: x.size] = x
-    _kernel(name, x.dtype.name, lanes)(padded, results, size)
+    padded, exponents, results = np.ones(size, x.dtype), np.ones(size, x.dtype), np.empty(size, x.dtype)
+    padded[: x.size], exponents[: x.size] = x, exponent
+    _kernel(name, x.dtype.name, lanes)(padded, exponents, results, size)
     return results[: x.size]
 
 
 def domain(name, x):
     """Those numbers that a function is made for."""
-    if name == "exp_nonpositive":
+    if name.endswith("_nonpositive"):
         return -abs(x)
     if name == "log1p_unit":
         return abs(x)[abs(x) <= 1]
@@ -117,11 +125,12 @@ def points(name, dtype, count):
     return found[np.isfinite(found)]
 
 
-def error(name, x, results):
+def error(name, x, results, *exponent):
     """Errors in ulp; where the exact result is no number or too large, whether the result says so."""
     limits = np.finfo(x.dtype)
     with mp.workdps(40):
-        exact = [TRUTH[name](mpmath.mpf(float(number))) for number in x]
+        operands = zip(*([mpmath.mpf(float(number)) for number in a] for a in (x, *exponent)), strict=True)
+        exact = [TRUTH[name](*numbers) for numbers in operands]
         rounded = np.array([float(number) for number in exact])
         with np.errstate(invalid="ignore"):
             regular = np.isfinite(results) & (abs(rounded) <= float(limits.max))
@@ -166,7 +175,7 @@ def test_error_of_a_million_points(name):
         elif name == "sigmoid":
             truth = np.where(x < 0, np.exp(-abs(x.astype(np.float64))), 1) / (1 + np.exp(-abs(x.astype(np.float64))))
         else:
-            truth = getattr(np, name.partition("_")[0])(x.astype(np.float64))
+            truth = getattr(np, name.removesuffix("_nonpositive").removesuffix("_unit"))(x.astype(np.float64))
         results = apply(name, x).astype(np.float64)
         same = (results == truth) | (np.isnan(results) & np.isnan(truth))
         same |= (results == 0) & (abs(truth) < 2.0**-125)
@@ -181,12 +190,14 @@ INF = np.inf
 SPECIAL = {
     "exp": [(INF, INF), (-INF, 0), (0.0, 1), (-0.0, 1)],
     "exp_nonpositive": [(-INF, 0), (0.0, 1), (-0.0, 1)],
+    "expm1_nonpositive": [(-INF, -1), (0.0, 0), (-0.0, 0)],
     "log": [(INF, INF), (-INF, np.nan), (0.0, -INF), (-0.0, -INF), (1.0, 0), (-1.0, np.nan), (-1e-40, np.nan)],
     "log1p": [(INF, INF), (-INF, np.nan), (0.0, 0), (-0.0, 0), (-1.0, -INF), (-2.0, np.nan)],
     "log1p_unit": [(0.0, 0), (-0.0, 0), (1.0, float(np.log(2)))],
     "sqrt": [(INF, INF), (-INF, np.nan), (0.0, 0), (-0.0, 0), (-1.0, np.nan), (4.0, 2)],
     "sigmoid": [(INF, 1), (-INF, 0), (0.0, 0.5), (-0.0, 0.5)],
     "softplus": [(INF, INF), (-INF, 0), (0.0, float(np.log(2))), (-0.0, float(np.log(2)))],
+    "tanh": [(INF, 1), (-INF, -1), (0.0, 0), (-0.0, 0)],
 }
 
 
@@ -230,7 +241,7 @@ def test_subnormal_numbers(name, dtype, vector):
 
 
 @types
-@pytest.mark.parametrize("name", ["exp", "exp_nonpositive", "log", "log1p", "log1p_unit", "sqrt", "softplus"])
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "sigmoid"])
 def test_monotonic(name, dtype):
     """No step back of more than the bounds of two neighbours allow."""
     x = np.unique(points(name, dtype, 3000))
@@ -257,3 +268,64 @@ def test_every_lane_gives_the_same(dtype):
         mixed = x.copy()
         mixed[::2] = np.nan
         np.testing.assert_array_equal(apply(name, mixed)[1::2], results[1::2])
+
+
+# -- powers ----------------------------------------------------------------------------------------------------------
+
+
+def bases_and_exponents(dtype, count):
+    """Everywhere; where the result is a number; about a base of 1, with large exponents; usual numbers."""
+    rng = np.random.default_rng(15)
+    integer = np.uint32 if dtype is np.float32 else np.uint64
+    limits = np.finfo(dtype)
+    patterns = [abs(rng.integers(0, np.iinfo(integer).max, count, integer).view(dtype)) for _ in range(2)]
+    wide = np.exp(rng.uniform(np.log(float(limits.tiny)), np.log(float(limits.max)), count))
+    reach = np.log(float(limits.max)) / np.log(wide)
+    near_one = np.asarray(1 + rng.normal(0, 1, count) * 10.0 ** rng.uniform(np.log10(limits.eps), 0, count), dtype)
+    with np.errstate(all="ignore"):
+        near_reach = np.log(float(limits.max)) / np.log(abs(near_one.astype(np.float64)))
+    pairs = [
+        patterns,
+        (wide, rng.uniform(-1, 1, count) * reach),
+        (abs(near_one), rng.uniform(-1, 1, count) * near_reach),
+        (rng.uniform(0, 1, count), rng.uniform(0, 5, count)),
+        (rng.uniform(0, 1, count), rng.integers(-5, 5, count)),
+    ]
+    x, exponent = (np.concatenate([np.asarray(pair[i], dtype) for pair in pairs]) for i in (0, 1))
+    keep = np.isfinite(x) & np.isfinite(exponent)
+    return x[keep], exponent[keep]
+
+
+@lane_counts
+@types
+def test_error_of_powers(dtype, vector):
+    x, exponent = bases_and_exponents(dtype, 500)
+    errors = error("power", x, apply("power", x, vector, exponent), exponent)
+    worst = int(np.argmax(errors))
+    bound = max(BOUNDS["power"][TYPES.index(dtype)], LIBRARY * (not vector))
+    assert errors[worst] <= bound, f"{errors[worst]:.3f} ulp at {x[worst]!r} ** {exponent[worst]!r}"
+
+
+@lane_counts
+@types
+def test_special_powers(dtype, vector):
+    """Zeros, infinities and NaN as bases; subnormal bases are seen as what they are."""
+    cases = [
+        (0.0, 2.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, INF), (-0.0, 3.0, 0.0), (1.0, 1e30, 1.0),
+        (INF, 2.0, INF), (INF, 0.0, 1.0), (INF, -0.5, 0.0), (3.0, 0.0, 1.0), (np.nan, 0.0, np.nan),
+        (np.nan, 1.5, np.nan), (1e30, 1e30, INF), (1e30, -1e30, 0.0), (1e-30, 1e30, 0.0), (0.25, -0.5, 2.0),
+        (float(np.finfo(dtype).smallest_subnormal), 0.5, float(np.sqrt(np.finfo(dtype).smallest_subnormal))),
+    ]  # fmt: skip
+    x, exponent, expected = (np.array(column, dtype) for column in zip(*cases, strict=True))
+    np.testing.assert_allclose(apply("power", x, vector, exponent), expected, rtol=4 * np.finfo(dtype).eps)
+
+
+@types
+def test_powers_known_when_a_kernel_is_compiled(dtype):
+    """They are products and roots, as exact as those: no logarithm is taken."""
+    x = np.concatenate([np.random.default_rng(16).gamma(1.0, 2.0, 60), [0.0, INF, np.nan]]).astype(dtype)
+    for exponent in (0.0, 0.5, 1.0, 2.0):
+        constant = np.full(x.shape, exponent, dtype)
+        results = apply(f"power_{exponent}", x)
+        np.testing.assert_array_equal(results, ops.power(x, exponent))
+        np.testing.assert_allclose(apply("power", x, exponent=constant), results, rtol=2 * np.finfo(dtype).eps)

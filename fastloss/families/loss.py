@@ -182,7 +182,7 @@ class Loss:
         return Domain(target, "logit" if self.from_logits else "probability")
 
     def kinks(self, y: Any) -> tuple[Any, ...]:
-        """Predictions at which the formula for target ``y`` changes; an elementwise loss that has such declares them."""
+        """Predictions at which the formula for target ``y`` changes; elementwise losses declare those they have."""
         return ()
 
     def _evaluate(

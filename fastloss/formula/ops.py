@@ -31,9 +31,13 @@ PRIMITIVES: dict[str, Primitive] = {
     "where": Primitive(np.where, "({0} ? {1} : {2})"),
     "exp": Primitive(np.exp, "exp({0})"),
     "exp_nonpositive": Primitive(np.exp, "exp({0})"),
+    "expm1_nonpositive": Primitive(np.expm1, "expm1({0})"),
     "log": Primitive(np.log, "log({0})"),
     "log1p": Primitive(np.log1p, "log1p({0})"),
     "log1p_unit": Primitive(np.log1p, "log1p({0})"),
+    "power": Primitive(
+        lambda x, exponent: np.where(x == x, np.power(x, exponent), x), "({0} == {0} ? pow({0}, {1}) : {0})"
+    ),
     "sqrt": Primitive(np.sqrt, "sqrt({0})"),
     "abs": Primitive(np.abs, "fabs({0})"),
 }
@@ -64,6 +68,11 @@ def exp_nonpositive(x: Operand) -> Operand:
     return _apply("exp_nonpositive", x)
 
 
+def expm1_nonpositive(x: Operand) -> Operand:
+    """``exp(x) - 1`` without cancellation, for x <= 0 only; on SIMD lanes it shares what `exp_nonpositive` computes."""
+    return _apply("expm1_nonpositive", x)
+
+
 def log(x: Operand) -> Operand:
     """Natural logarithm; -inf at 0, NaN below."""
     return _apply("log", x)
@@ -77,6 +86,14 @@ def log1p(x: Operand) -> Operand:
 def log1p_unit(x: Operand) -> Operand:
     """``log(1 + x)`` for 0 <= x <= 1 only: cheaper than `log1p` on SIMD lanes."""
     return _apply("log1p_unit", x)
+
+
+def power(x: Operand, exponent: Operand) -> Operand:
+    """``x`` to any finite exponent, for x >= 0 only; 0^0 is 1, NaN stays NaN.
+
+    On SIMD lanes exponents of 0, 1/2, 1 and 2 that are known when a kernel is compiled take no logarithm.
+    """
+    return _apply("power", x, exponent)
 
 
 def sqrt(x: Operand) -> Operand:
@@ -116,6 +133,12 @@ def sigmoid(x: Operand) -> Operand:
     """``1 / (1 + exp(-x))`` with full relative accuracy in both tails."""
     tail = exp_nonpositive(-abs(x))
     return where(x < 0.0, tail, 1.0) / (1.0 + tail)
+
+
+def tanh(x: Operand) -> Operand:
+    """Hyperbolic tangent with full relative accuracy at 0 and in both tails."""
+    less = expm1_nonpositive(-2.0 * abs(x))
+    return where(x < 0.0, less, -less) / (2.0 + less)
 
 
 def softplus(x: Operand) -> Operand:
