@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import re
 
 import numpy as np
 
@@ -27,8 +28,9 @@ def variants(loss):
     """For each formula of a loss, parameters that choose it."""
     values_by_rule = {"True or False": (False, True), "in [0, 1]": (0.0, 0.25)}
     choices = {
-        name: values_by_rule.get(field.metadata["rule"].words, (field.default,))
+        name: values_by_rule.get(words, re.findall(r"'([^']*)'", words) or (field.default,))
         for name, field in parameter_fields(loss).items()
+        if (words := field.metadata["rule"].words) and name != "reduction"
     }
     found = {}
     for values in itertools.product(*choices.values()):

@@ -138,6 +138,11 @@ def takes_unit_targets(loss):
     return loss.domain().y_true in ("unit", "binary", "distribution", "label")
 
 
+def differentiates_targets(loss):
+    """Whether gradient and Hessian are those by the targets."""
+    return getattr(loss, "wrt", "y_pred") == "y_true"
+
+
 def takes_probabilities(loss):
     """Whether predictions are probabilities."""
     return loss.domain().y_pred == "probability"

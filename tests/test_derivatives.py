@@ -14,6 +14,7 @@ from sampling import (
     LOSSES,
     REDUCTIONS,
     configurations,
+    differentiates_targets,
     is_indexed,
     is_rowwise,
     label_of,
@@ -58,38 +59,43 @@ def by_reference(loss):
     )
 
 
-def step_at(loss, x):
-    """How far a prediction may be moved without leaving the domain."""
-    match loss.domain().y_pred:
-        case "probability" | "distribution":
+def step_at(numbers, x):
+    """How far a number of some set may be moved without leaving it."""
+    match numbers:
+        case "probability" | "distribution" | "unit":
             return RELATIVE_STEP * min(x, abs(1.0 - x))
-        case "positive":
+        case "positive" | "non_negative":
             return RELATIVE_STEP * x
     return STEP
 
 
-def differences(loss, function, p):
-    """Central differences of a function of ``p`` by every element: results stacked along the first axis."""
-    slopes = []
-    for index in np.ndindex(p.shape):
-        step = step_at(loss, p[index])
-        upper, lower = p.copy(), p.copy()
+def differences(loss, function, y, p):
+    """Central differences of a function of (y, p) by every element of p, or of y where the loss differentiates that.
+
+    Results are stacked along the first axis.
+    """
+    by_targets, slopes = differentiates_targets(loss), []
+    numbers, x = (loss.domain().y_true, y) if by_targets else (loss.domain().y_pred, p)
+    for index in np.ndindex(x.shape):
+        step = step_at(numbers, x[index])
+        upper, lower = x.copy(), x.copy()
         upper[index] += step
         lower[index] -= step
-        slopes.append((function(upper) - function(lower)) / (upper[index] - lower[index]))
+        ends = [function(end, p) if by_targets else function(y, end) for end in (upper, lower)]
+        slopes.append((ends[0] - ends[1]) / (upper[index] - lower[index]))
     return np.array(slopes)
 
 
 def check_gradient(calls, y, p, **options):
     """Compare the gradient with differences of the value (reduction="none": of the sum of its values)."""
-    expected = differences(calls.loss, lambda x: np.sum(calls.value(y, x, **options)), p).reshape(p.shape)
-    compare(calls.grad(y, p, **options), expected, smooth(calls.loss, y, p))
+    slopes = differences(calls.loss, lambda *operands: np.sum(calls.value(*operands, **options)), y, p)
+    compare(calls.grad(y, p, **options), slopes.reshape(p.shape), smooth(calls.loss, y, p))
 
 
 def check_hessian(calls, y, p, **options):
     """Compare the Hessian's diagonal with differences of the gradient."""
-    gradients = differences(calls.loss, lambda x: calls.grad(y, x, **options).ravel(), p)
-    compare(calls.hess(y, p, **options), np.diagonal(gradients).reshape(p.shape), smooth(calls.loss, y, p))
+    slopes = differences(calls.loss, lambda *operands: calls.grad(*operands, **options).ravel(), y, p)
+    compare(calls.hess(y, p, **options), np.diagonal(slopes).reshape(p.shape), smooth(calls.loss, y, p))
 
 
 CHECKS = {"gradient": check_gradient, "hessian": check_hessian}
@@ -107,6 +113,18 @@ def compare(actual, expected, keep):
     np.testing.assert_allclose(actual[keep], expected[keep], rtol=TOLERANCE, atol=TOLERANCE * scale)
 
 
+def inner(loss, y):
+    """Targets with room on both sides: mixed with a uniform distribution where they are parts of a whole."""
+    match loss.domain().y_true:
+        case "unit":
+            return 0.9 * y + 0.05
+        case "distribution":
+            return 0.9 * y + 0.1 / y.shape[loss.axis]
+        case "non_negative":
+            return y + 0.05
+    return y
+
+
 def case(loss, shape=(4, 5), seed=0):
     """Operands, and options that weigh every loss differently and leave some out."""
     rng = np.random.default_rng(seed)
@@ -114,6 +132,8 @@ def case(loss, shape=(4, 5), seed=0):
     mask, weight = rng.random(losses) < 0.7, rng.uniform(0.5, 2.0, losses[:1])
     while True:
         y, p = plain(loss, shape, rng)
+        if differentiates_targets(loss):
+            y = inner(loss, y)
         counts = np.flatnonzero(y != loss.ignore_class if is_indexed(loss) else mask | True)
         if len(counts) >= 3:
             mask.flat[counts[:3]] = True, False, True
