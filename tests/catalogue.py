@@ -8,12 +8,11 @@ import itertools
 import re
 
 import numpy as np
+from sampling import LOSSES
 
 import fastloss as fl
 
 CALLS = ("__call__", "value_and_grad", "grad", "grad_and_hess", "value_grad_and_hess")
-#: The losses that the package brings; a test may define more.
-LOSSES = {name: loss for name, loss in fl.losses.registry().items() if loss.__module__.startswith("fastloss.")}
 ROWWISE = [name for name, loss in LOSSES.items() if loss.family == "rowwise"]
 INDEXED = [name for name in ROWWISE if LOSSES[name].indexed]
 DENSE = [name for name in LOSSES if name not in INDEXED]

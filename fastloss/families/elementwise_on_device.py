@@ -9,7 +9,7 @@ import numpy as np
 from ..dispatch import GRAD, HESS, VALUE
 from ..dispatch import on_device as is_there
 from ..gpu import elementwise as kernels
-from ..gpu import launch, weighing
+from ..gpu import launch
 from ..gpu.source import ElementBuild, parameter_names
 from ..reduction import checked_normalizer
 from ..validate import precision_of, require_prediction, require_target, same_shape, storage_name
@@ -52,7 +52,7 @@ def evaluate(
             value = launch.empty((), np.float64) if p.size else launch.zeros((), np.float64)
         if p.size:
             scratch = launch.workspace(p.device.id)
-            at, known = _inverse(loss, p, weighed, normalizer, computing, scratch, check)
+            at, known = on_device.inverse_of(loss, p.size, p, weighed, normalizer, computing, scratch, check)
             operands = kernels.Operands(
                 on_device.contiguous(y, layout), on_device.contiguous(p, layout), *weighed, grad_ready, hess_ready,
                 losses, at, known,
@@ -66,33 +66,3 @@ def evaluate(
             kernels.run(build, operands, parameters, value, scratch, p.device.id)
         on_device.write_back(((grad, grad_ready), (hess, hess_ready)))
     return value if losses is None else losses, grad, hess
-
-
-def _inverse(
-    loss: Any,
-    p: Any,
-    weighed: on_device.Weighed,
-    normalizer: Any,
-    computing: str,
-    scratch: launch.Workspace,
-    check: str,
-) -> tuple[Any, float]:
-    """Where 1 / Z will be on the device, or None; and 1 / Z, where it is known here."""
-    if normalizer is not None:
-        return on_device.own_inverse(loss.name, normalizer, p, scratch, check)
-    weights = weighed.weights if loss.reduction == "weighted_mean" else None
-    if loss.reduction in ("sum", "none"):
-        return None, 1.0
-    if weights is None and weighed.mask is None:
-        return None, on_device.inverse(p.size)
-    inners = [
-        inner
-        for array, inner in ((weights, weighed.weight_inner), (weighed.mask, weighed.mask_inner))
-        if array is not None
-    ]
-    inner = min(inners)
-    counted = weighing.Counted(
-        p.size // inner, inner, weights, weighed.weight_inner // inner, weighed.mask, weighed.mask_inner // inner,
-        None, None, None,
-    )  # fmt: skip
-    return weighing.run(counted, computing, scratch, p.device.id), 1.0

@@ -22,6 +22,8 @@ class LossFunction:
         self.__doc__ = described(loss, prose, as_function=True)
         loss.__doc__ = described(loss, prose, as_function=False)
         self._default = loss()
+        self._of_value = frozenset((*loss.operands, *_OPTIONS))
+        self._of_derivatives = self._of_value.union(_RESULTS)
         configured: Any = lru_cache(maxsize=64, typed=True)(lambda **parameters: loss(**parameters))
         self._configured = configured
         self.__signature__ = _signature(loss)
@@ -32,7 +34,7 @@ class LossFunction:
         known = {field.name for field in dataclasses.fields(self.loss)}
         for name in parameters:
             if name not in known:
-                hint = "That one goes with value_and_grad and its like" if name in _CALL_OPTIONS else ""
+                hint = "That one goes with value_and_grad and its like" if name in _RESULTS else ""
                 rule = f"be among {', '.join(sorted(known))}"
                 raise TypeError(rejected(self.__name__, "keywords", rule, repr(name), hint))
         try:
@@ -42,42 +44,30 @@ class LossFunction:
             configured = self._configured(**{name: getattr(loss, name) for name in parameters})
         return configured
 
-    def __call__(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        sample_weight: Any = None,
-        *,
-        mask: Any = None,
-        normalizer: Any = None,
-        check: str = "nan",
-        **parameters: Any,
-    ) -> Any:
+    def __call__(self, *operands: Any, **options: Any) -> Any:
         """Return the value alone."""
-        loss = self._with(parameters)
-        return loss(y_true, y_pred, sample_weight, mask=mask, normalizer=normalizer, check=check)
+        call, parameters = _split(options, self._of_value)
+        return self._with(parameters)(*operands, **call)
 
-    def value_and_grad(self, y_true: Any, y_pred: Any, sample_weight: Any = None, **options: Any) -> tuple[Any, Any]:
+    def value_and_grad(self, *operands: Any, **options: Any) -> tuple[Any, Any]:
         """Return value and gradient in one pass."""
-        call, parameters = _split(options)
-        return self._with(parameters).value_and_grad(y_true, y_pred, sample_weight, **call)
+        call, parameters = _split(options, self._of_derivatives)
+        return self._with(parameters).value_and_grad(*operands, **call)
 
-    def grad(self, y_true: Any, y_pred: Any, sample_weight: Any = None, **options: Any) -> Any:
+    def grad(self, *operands: Any, **options: Any) -> Any:
         """Return the gradient alone."""
-        call, parameters = _split(options)
-        return self._with(parameters).grad(y_true, y_pred, sample_weight, **call)
+        call, parameters = _split(options, self._of_derivatives)
+        return self._with(parameters).grad(*operands, **call)
 
-    def grad_and_hess(self, y_true: Any, y_pred: Any, sample_weight: Any = None, **options: Any) -> tuple[Any, Any]:
+    def grad_and_hess(self, *operands: Any, **options: Any) -> tuple[Any, Any]:
         """Return gradient and diagonal Hessian in one pass."""
-        call, parameters = _split(options)
-        return self._with(parameters).grad_and_hess(y_true, y_pred, sample_weight, **call)
+        call, parameters = _split(options, self._of_derivatives)
+        return self._with(parameters).grad_and_hess(*operands, **call)
 
-    def value_grad_and_hess(
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None, **options: Any
-    ) -> tuple[Any, Any, Any]:
+    def value_grad_and_hess(self, *operands: Any, **options: Any) -> tuple[Any, Any, Any]:
         """Return value, gradient and diagonal Hessian in one pass."""
-        call, parameters = _split(options)
-        return self._with(parameters).value_grad_and_hess(y_true, y_pred, sample_weight, **call)
+        call, parameters = _split(options, self._of_derivatives)
+        return self._with(parameters).value_grad_and_hess(*operands, **call)
 
     def __repr__(self) -> str:
         return f"<fastloss function {self.__name__}>"
@@ -86,12 +76,13 @@ class LossFunction:
         return _restored, (self.loss,)
 
 
-_CALL_OPTIONS = ("mask", "normalizer", "check", "out", "hess_out")
+#: Options of every call, besides its operands, and of those that write results.
+_OPTIONS, _RESULTS = ("sample_weight", "mask", "normalizer", "check"), ("out", "hess_out")
 
 
-def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of the call, and parameters of the loss."""
-    call = {name: options.pop(name) for name in _CALL_OPTIONS if name in options}
+def _split(options: dict[str, Any], known: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the call, and parameters of the loss."""
+    call = {name: options.pop(name) for name in known.intersection(options)}
     return call, options
 
 
@@ -100,7 +91,7 @@ def _restored(loss: type[Loss]) -> LossFunction:
 
 
 def _signature(loss: type[Loss]) -> inspect.Signature:
-    own = list(inspect.signature(LossFunction.__call__).parameters.values())[1:-1]
+    own = list(loss.call_signature().parameters.values())
     fields = [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
         for field in dataclasses.fields(loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, NamedTuple
@@ -131,6 +132,8 @@ class Loss:
 
     name: ClassVar[str] = ""
     family: ClassVar[str] = ""
+    #: Names of the arrays that every call takes, in order.
+    operands: ClassVar[tuple[str, ...]] = ("y_true", "y_pred")
     aliases: ClassVar[tuple[str, ...]] = ()
     peers: ClassVar[Peers] = Peers()
     examples: ClassVar[tuple[Example, ...]] = ()
@@ -171,6 +174,12 @@ class Loss:
     def formulas(cls) -> dict[str, Callable[..., Any]]:
         """Every formula of this loss by label."""
         raise NotImplementedError
+
+    @classmethod
+    def call_signature(cls) -> inspect.Signature:
+        """What a call takes: the operands, then options."""
+        own = inspect.signature(cls.__call__)
+        return own.replace(parameters=list(own.parameters.values())[1:])
 
     def domain(self) -> Domain:
         """What this configuration takes: logits or probabilities where it has ``from_logits``, else real numbers."""
