@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .formula.rows import RowFormula
+from .formula.wiring import call_by_name
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -115,19 +116,22 @@ def row_results(formula: RowFormula, values: dict[str, Any]) -> tuple[Any, dict[
 
     ``values`` holds the loss's parameters and what `fastloss.formula.rows.PROVIDED` lists.
     """
-    x = values["x"]
+    nothing = np.zeros(values["x"].shape)
     first: Any = None
-    if formula.first == "peak":
-        first = x.max(axis=-1, keepdims=True)
-    elif formula.first == "total":
-        first = x.sum(axis=-1, keepdims=True)
     if formula.first is not None:
+        of = values["x"] if formula.first_of is None else call_by_name(formula.first_of, values) + nothing
+        first = of.max(axis=-1, keepdims=True) if formula.first == "peak" else of.sum(axis=-1, keepdims=True)
         values = {**values, formula.first: first}
+    numbers: tuple[Any, ...] = ()
     if formula.statistics is not None:
-        terms = {name: term + np.zeros(x.shape) for name, term in formula.statistics_of(values).items()}
-        sums = {name: term.sum(axis=-1, keepdims=True) for name, term in terms.items() if name != "kept"}
-        values = {**values, **terms, **sums}
-    value, *coefficients = formula.finish_of(values, first, tuple(values[name] for name in formula.sums))
+        terms = {name: term + nothing for name, term in formula.statistics_of(values).items()}
+        values = {**values, **terms}
+        numbers = tuple(terms[name].sum(axis=-1, keepdims=True) for name in formula.sums)
+    numbers = formula.halfway_of(values, first, numbers)
+    if formula.again is not None:
+        terms = formula.again_of(values, first, numbers)
+        numbers += tuple((terms[name] + nothing).sum(axis=-1, keepdims=True) for name in formula.sums_again)
+    value, *coefficients = formula.finish_of(values, first, numbers)
     return value, {**values, **dict(zip(formula.coefficients, coefficients, strict=True))}
 
 

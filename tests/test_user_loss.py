@@ -163,8 +163,111 @@ class ToyPerceptron(RowwiseLoss):
 
 
 toy_perceptron = function_of(ToyPerceptron)
+
+
+def _lead(x, target_x):
+    lead = x - target_x
+    return lead
+
+
+def _rival_sums(x, target_x, peak):
+    peaks = where(x - target_x == peak, 1.0, 0.0)
+    above = where(x > target_x, x - target_x, 0.0)
+    ahead = where(x > target_x, 1.0, 0.0)
+    return peaks, above, ahead
+
+
+def _rival_finish(peaks, above, ahead, peak):
+    value = peak + above
+    share = 1.0 / peaks
+    return value, share, ahead
+
+
+def _rival_element(x, target_x, peak, share):
+    return where(x - target_x == peak, share, 0.0) + where(x > target_x, 1.0, 0.0), 0.0
+
+
+def _rival_target(peak, share, ahead):
+    return where(peak == 0.0, share, 0.0) - 1.0 - ahead, 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyRival(RowwiseLoss):
+    """How far others are ahead of the true class, the first of them once more: all pieces look at the true class."""
+
+    indexed: ClassVar[bool] = True
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example([0], [[1.0, 3.0, 2.0]], 5.0, [[-3.0, 2.0, 1.0]], [[0.0, 0.0, 0.0]]),
+        Example([1], [[1.0, 3.0]], 0.0, [[0.0, 0.0]], [[0.0, 0.0]]),
+    )
+
+    @classmethod
+    def row_formulas(cls):
+        """Its formula."""
+        return {
+            "formula": RowFormula(
+                "peak", _rival_sums, _rival_finish, _rival_element, _rival_target, first_of=_lead
+            )
+        }
+
+
+toy_rival = function_of(ToyRival)
+
+
+def _residual(x, y):
+    residual = x - y
+    return residual
+
+
+def _skew_sums(x, y, total, classes):
+    kept = x - y - total / classes
+    squares = square(kept)
+    return kept, squares
+
+
+def _skew_halfway(squares, classes):
+    spread = sqrt(squares / classes)
+    return spread
+
+
+def _skew_again(kept, spread):
+    cubes = square(kept / spread) * (kept / spread)
+    return cubes
+
+
+def _skew_finish(cubes, spread, classes):
+    value = cubes / classes
+    slope = 3.0 / (spread * classes)
+    return value, value, spread, slope
+
+
+def _skew_element(kept, spread, value, slope):
+    return slope * (square(kept / spread) - 1.0 - kept / spread * value), 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToySkew(RowwiseLoss):
+    """The skewness of a row of residuals: two rounds of sums."""
+
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example([[0.0, 0.0]], [[1.0, 3.0]], 0.0, [[0.0, 0.0]], [[0.0, 0.0]]),
+        Example([[1.0, 1.0]], [[3.0, 1.0]], 0.0, [[0.0, 0.0]], [[0.0, 0.0]]),
+    )
+
+    @classmethod
+    def row_formulas(cls):
+        """Its formula."""
+        return {
+            "formula": RowFormula(
+                "total", _skew_sums, _skew_finish, _skew_element, first_of=_residual, halfway=_skew_halfway,
+                again=_skew_again,
+            )
+        }
+
+
+toy_skew = function_of(ToySkew)
 '''
-NAMES = ["toy_quartic", "toy_cosine", "toy_share", "toy_perceptron"]
+NAMES = ["toy_quartic", "toy_cosine", "toy_share", "toy_perceptron", "toy_rival", "toy_skew"]
 every_toy = pytest.mark.parametrize("name", NAMES)
 
 
@@ -208,8 +311,19 @@ def by_hand(name, y, p, *, steepness=1.0, tilt=0.0, power=1.0):
         wrong = p / total - y
         grad = 2 * power / total * (wrong - (wrong * p / total).sum(-1, keepdims=True))
         return power * (wrong**2).sum(-1), grad, np.zeros(p.shape)
+    if name == "toy_skew":
+        residual = p - y
+        z = (residual - residual.mean(-1, keepdims=True)) / residual.std(-1, keepdims=True)
+        skewness = (z**3).mean(-1, keepdims=True)
+        slope = 3 / (residual.std(-1, keepdims=True) * p.shape[-1])
+        return skewness[..., 0], slope * (z**2 - 1 - z * skewness), np.zeros(p.shape)
     top, own = p.argmax(-1), np.take_along_axis(p, y[..., None], -1)[..., 0]
     classes = np.arange(p.shape[-1])
+    if name == "toy_rival":
+        lead = p - own[..., None]
+        grad = (classes == top[..., None]) * 1.0 + (lead > 0)
+        grad -= (classes == y[..., None]) * (1.0 + (lead > 0).sum(-1, keepdims=True))
+        return lead.max(-1) + lead.clip(0).sum(-1), grad, np.zeros(p.shape)
     grad = (classes == top[..., None]) * 1.0 - (classes == y[..., None]) * 1.0
     return p.max(-1) - own, grad, np.zeros(p.shape)
 
@@ -217,7 +331,7 @@ def by_hand(name, y, p, *, steepness=1.0, tilt=0.0, power=1.0):
 def toy_operands(name, shape, dtype, seed=3):
     generator = np.random.default_rng(seed)
     p = generator.uniform(0.5, 2.0, shape).astype(dtype)
-    if name == "toy_perceptron":
+    if name in ("toy_perceptron", "toy_rival"):
         return generator.integers(0, shape[-1], shape[:-1]), p
     return generator.uniform(0.0, 1.0, shape).astype(dtype), p
 
@@ -276,7 +390,7 @@ def test_other_dtypes_reductions_and_axes_work_too(toys, name):
         np.testing.assert_array_equal(again, each)
 
 
-@pytest.mark.parametrize("name", ["toy_quartic", "toy_cosine"])
+@pytest.mark.parametrize("name", ["toy_quartic", "toy_cosine", "toy_rival", "toy_skew"])
 def test_all_calls_of_class_and_function_agree(toys, name):
     y, p = toy_operands(name, (4, 3), "float32")
     loss, function = registered(name)(), getattr(toys, name)

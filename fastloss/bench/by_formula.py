@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .. import reference
 from ..families.loss import Loss
 from ..formula.rows import RowFormula
+from ..formula.wiring import call_by_name
 
 Array = NDArray[Any]
 
@@ -54,20 +55,30 @@ def _rowwise(loss: Loss, formula: RowFormula, y: Array, x: Array) -> tuple[Array
     classes = float(x.shape[-1])
     values: dict[str, Any] = {"x": x, "classes": classes, "class_weight": 1.0, "class_weight_sum": classes}
     values |= {name: float(getattr(loss, name)) for name in formula.parameters}
-    first = None
-    if formula.first:
-        first = values[formula.first] = (np.max if formula.first == "peak" else np.sum)(x, -1, keepdims=True)
     if formula.target_element is None:
         values["y"] = y
     else:
         values |= {"target_x": np.take_along_axis(x, y[..., None], -1), "target_weight": 1.0}
+    first = None
+    if formula.first:
+        of = call_by_name(formula.first_of, values) if formula.first_of else x
+        first = values[formula.first] = (np.max if formula.first == "peak" else np.sum)(of, -1, keepdims=True)
     terms = formula.statistics_of(values) if formula.statistics else {}
-    sums = tuple(np.broadcast_to(terms[name], x.shape).sum(axis=-1, keepdims=True) for name in formula.sums)
-    losses, *coefficients = formula.finish_of(values, first, sums)
     values["kept"] = terms.get("kept")
+    numbers = tuple(_row_sum(terms[name], x) for name in formula.sums)
+    numbers = formula.halfway_of(values, first, numbers)
+    if formula.again:
+        terms = formula.again_of(values, first, numbers)
+        numbers += tuple(_row_sum(terms[name], x) for name in formula.sums_again)
+    losses, *coefficients = formula.finish_of(values, first, numbers)
     gradient, *_ = formula.rule_of(formula.element, values, first, tuple(coefficients))
     if formula.target_element is not None:
         own, *_ = formula.rule_of(formula.target_element, values, first, tuple(coefficients))
         gradient = np.array(np.broadcast_to(gradient, x.shape))
         np.put_along_axis(gradient, y[..., None], own, -1)
     return np.broadcast_to(losses, (len(x), 1))[:, 0], gradient
+
+
+def _row_sum(terms: Any, x: Array) -> Array:
+    total: Array = np.broadcast_to(terms, x.shape).sum(axis=-1, keepdims=True)
+    return total

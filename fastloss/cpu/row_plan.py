@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import rowwise, rowwise_few
+from ..formula.rows import PIECES
 from .cache import compiled, fingerprint
 from .lanes import lanes_at_once
 from .pool import pool
@@ -24,7 +25,7 @@ TRANSPOSING = 0.8
 
 @cache
 def _entry(build: RowBuild, few_classes: bool) -> Callable[..., float]:
-    pieces = [fingerprint(piece) for piece in build.formula.pieces]
+    pieces = [(name, fingerprint(piece)) for name in PIECES if (piece := getattr(build.formula, name)) is not None]
     key = repr((build.formula.first, build.formula.wide, pieces, *build[1:]))
     source = rowwise_few.kernel(build) if few_classes else rowwise.kernel(build)
     return compiled(source, rowwise.ARGUMENTS, key)
@@ -41,7 +42,9 @@ class RowPlan:
         self.lanes = lanes_at_once(build.computing.memory)
         self.block = rowwise_few.rows_at_once(build.computing.name)
         self.ones = np.ones(1, self.computing)
-        work = sum(nanoseconds(piece) for piece in (build.formula.statistics, build.formula.element) if piece)
+        formula = build.formula
+        by_element = (formula.first_of, formula.statistics, formula.again, formula.element)
+        work = sum(nanoseconds(piece) for piece in by_element if piece)
         self.work = (work + TRANSPOSING * few_classes) * (2 if build.computing.name == "float64" else 1)
         self._scaled: dict[tuple[float, float], Any] = {}
 

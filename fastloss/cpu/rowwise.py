@@ -20,6 +20,7 @@ from llvmlite import ir
 from numba.extending import register_jitable
 
 from ..formula.rows import RowFormula
+from ..formula.wiring import argument_names, call_by_name
 from .elementwise import (
     FETCH_AHEAD,
     accumulate,
@@ -85,8 +86,13 @@ class RowSteps:
         self.formula = build.formula
         self.element = build.computing.memory
         self.sum_count = max(1, len(self.formula.sums))
+        self.sum_count_again = max(1, len(self.formula.sums_again))
+        plain_first = bool(self.formula.first) and self.formula.first_of is None
         #: Whether the next row's first pass runs with the statistics of a row.
-        self.begins_next = build.long_rows and bool(self.formula.first and self.formula.statistics)
+        self.begins_next = build.long_rows and plain_first and self.formula.statistics is not None
+        #: Whether anything is kept for a later pass over the row.
+        later = build.grad or build.hess or "kept" in (argument_names(self.formula.again) if self.formula.again else ())
+        self.keeps = self.formula.keeps and later
 
     def parameters(self, pointer: Pointer) -> tuple[Lanes, ...]:
         """The loss's parameters in float64, after them the number of classes and the class weights' sum."""
@@ -125,30 +131,65 @@ class RowSteps:
         zero = Lanes(anchor.builder, ir.Constant(self.element, 0.0)).broadcast(self.lanes)
         return (zero,) * self.sum_count
 
+    def no_sums_again(self, anchor: Pointer) -> tuple[Lanes, ...]:
+        """Those of the second round."""
+        return self.no_sums(anchor)[:1] * self.sum_count_again
+
+    def no_totals(self, anchor: Pointer) -> tuple[Lanes, ...]:
+        """Empty row sums."""
+        return (zero_sum(anchor),) * self.sum_count
+
+    def no_totals_again(self, anchor: Pointer) -> tuple[Lanes, ...]:
+        """Those of the second round."""
+        return self.no_totals(anchor)[:1] * self.sum_count_again
+
+    def target_values(self, target_x: Any, target_weight: Any, element: ir.Type) -> dict[str, Any]:
+        """What formulas may ask for about the true class."""
+        return {"target_x": target_x.convert(element), "target_weight": target_weight.convert(element)}
+
     def first_start(self, anchor: Pointer) -> Lanes:
         """Where the first pass starts from."""
         if self.formula.first != "peak":
             return zero_sum(anchor)
         return Lanes(anchor.builder, ir.Constant(self.element, -math.inf)).broadcast(self.lanes)
 
-    def first_step(self, *, tail: bool) -> Callable[[Pointer, Lanes, Lanes], Lanes]:
+    def first_step(self, *, tail: bool) -> Callable[..., Lanes]:
         """A function that takes one vector into the first pass; at a row's end, its first ``left`` elements.
 
         A NaN does not become the peak: it shows in the statistics. Long rows are fetched well ahead: the processor's
         own prefetcher stops at every page.
         """
 
-        def step(x: Pointer, running: Lanes, left: Lanes) -> Lanes:
+        def step(
+            x: Pointer,
+            y: Pointer,
+            class_weight: Pointer,
+            target_x: Any,
+            target_weight: Any,
+            parameters: tuple[Lanes, ...],
+            running: Lanes,
+            left: Lanes,
+        ) -> Lanes:
             if self.build.long_rows and not tail:
                 x.moved(FETCH_AHEAD).prefetch(self.lanes)
-            loaded = x.load(self.element, self.lanes, left if tail else None)
+            named = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
+            values = self._element_values(x, y, x, class_weight, named, left if tail else None)
+            loaded = self.first_operand(values, x)
             if self.formula.first != "peak":
-                return accumulate(running, loaded)
+                return accumulate(running, first_lanes(loaded, left) if tail and self.formula.first_of else loaded)
             if tail:
                 loaded = where(loaded.numbered() < left.convert(INT32), loaded, -math.inf)
             return where(loaded > running, loaded, running)
 
         return step
+
+    def first_operand(self, values: dict[str, Any], anchor: Pointer) -> Lanes:
+        """What the first pass takes of one vector of elements."""
+        if self.formula.first_of is None:
+            loaded: Lanes = values["x"]()
+            return loaded
+        zero = Lanes(anchor.builder, ir.Constant(self.element, 0.0))
+        return as_lanes(call_by_name(self.formula.first_of, values), zero, self.lanes)
 
     def first_end(self, running: Lanes) -> Lanes:
         """The first pass's result as a scalar."""
@@ -182,32 +223,61 @@ class RowSteps:
             class_weight: Pointer,
             kept: Pointer,
             first: Lanes,
+            target_x: Any,
+            target_weight: Any,
             parameters: tuple[Lanes, ...],
             sums: tuple[Lanes, ...],
             left: Lanes,
         ) -> tuple[Lanes, ...]:
-            named = self.named(parameters, self.element)
+            named = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
             values = self._element_values(x, y, kept, class_weight, named, left if tail else None)
             if self.formula.first:
                 values[self.formula.first] = first.convert(self.element)
             terms = self.formula.statistics_of(values)
-            if self.formula.keeps and (self.build.grad or self.build.hess):
+            if self.keeps:
                 kept.store(as_lanes(terms["kept"], sums[0], self.lanes))
-            if not self.formula.sums:
-                return sums
-            added = []
-            for name, running in zip(self.formula.sums, sums, strict=True):
-                term = as_lanes(terms[name], running, self.lanes)
-                added.append(running + (first_lanes(term, left) if tail else term))
-            return tuple(added)
+            return self._added(self.formula.sums, terms, sums, left if tail else None)
 
         return step
+
+    def again_step(self, *, tail: bool) -> Callable[..., tuple[Lanes, ...]]:
+        """The same for the second round, which keeps nothing."""
+
+        def step(
+            x: Pointer,
+            y: Pointer,
+            class_weight: Pointer,
+            kept: Pointer,
+            first: Lanes,
+            numbers: tuple[Lanes, ...],
+            target_x: Any,
+            target_weight: Any,
+            parameters: tuple[Lanes, ...],
+            sums: tuple[Lanes, ...],
+            left: Lanes,
+        ) -> tuple[Lanes, ...]:
+            named = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
+            values = self._element_values(x, y, kept, class_weight, named, left if tail else None)
+            numbers = tuple(number.convert(self.element) for number in numbers)
+            terms = self.formula.again_of(values, first.convert(self.element), numbers)
+            return self._added(self.formula.sums_again, terms, sums, left if tail else None)
+
+        return step
+
+    def _added(
+        self, names: tuple[str, ...], terms: dict[str, Any], sums: tuple[Lanes, ...], left: Lanes | None
+    ) -> tuple[Lanes, ...]:
+        """Group sums with one vector's terms; at a row's end, with its first ``left`` ones."""
+        lanes = [as_lanes(terms[name], running, self.lanes) for name, running in zip(names, sums, strict=False)]
+        if left is not None:
+            lanes = [first_lanes(term, left) for term in lanes]
+        return tuple(running + term for running, term in zip(sums, lanes, strict=True)) if names else sums
 
     def widen(self, totals: tuple[Lanes, ...], sums: tuple[Lanes, ...]) -> tuple[Lanes, ...]:
         """Move the group sums on to float64."""
         return tuple(accumulate(total, group) for total, group in zip(totals, sums, strict=True))
 
-    def finish(
+    def halfway(
         self,
         parameters: tuple[Lanes, ...],
         first: Lanes,
@@ -215,11 +285,26 @@ class RowSteps:
         target_x: Lanes,
         target_weight: Lanes,
     ) -> tuple[Lanes, ...]:
-        """A row's value and coefficients, in float64."""
-        values = self.named(parameters, FLOAT64)
-        values |= {"target_x": target_x.convert(FLOAT64), "target_weight": target_weight.convert(FLOAT64)}
+        """A row's numbers after one round of statistics, in float64."""
+        values = self.named(parameters, FLOAT64) | self.target_values(target_x, target_weight, FLOAT64)
         sums = tuple(whole_sum(total) for total in totals)
-        results = self.formula.finish_of(values, first.convert(FLOAT64), sums)
+        numbers = self.formula.halfway_of(values, first.convert(FLOAT64), sums)
+        return tuple(as_lanes(number, first.convert(FLOAT64), 0) for number in numbers)
+
+    def finish(
+        self,
+        parameters: tuple[Lanes, ...],
+        first: Lanes,
+        numbers: tuple[Lanes, ...],
+        totals_again: tuple[Lanes, ...],
+        target_x: Lanes,
+        target_weight: Lanes,
+    ) -> tuple[Lanes, ...]:
+        """A row's value and coefficients, in float64."""
+        values = self.named(parameters, FLOAT64) | self.target_values(target_x, target_weight, FLOAT64)
+        if self.formula.again:
+            numbers += tuple(whole_sum(total) for total in totals_again)
+        results = self.formula.finish_of(values, first.convert(FLOAT64), numbers)
         return tuple(as_lanes(result, first.convert(FLOAT64), 0) for result in results)
 
     def true_class(
@@ -232,8 +317,7 @@ class RowSteps:
         scale: Lanes,
     ) -> tuple[Lanes, Lanes]:
         """The true class's gradient and Hessian, scaled, in the computing type."""
-        values = self.named(parameters, FLOAT64)
-        values |= {"target_x": target_x.convert(FLOAT64), "target_weight": target_weight.convert(FLOAT64)}
+        values = self.named(parameters, FLOAT64) | self.target_values(target_x, target_weight, FLOAT64)
         assert self.formula.target_element is not None
         results = self.formula.rule_of(self.formula.target_element, values, first.convert(FLOAT64), finished[1:])
         grad, hess = ((as_lanes(result, scale, 0) * scale).convert(self.element) for result in results)
@@ -259,6 +343,8 @@ class RowSteps:
             h: Pointer,
             first: Lanes,
             finished: tuple[Lanes, ...],
+            target_x: Lanes,
+            target_weight: Lanes,
             parameters: tuple[Lanes, ...],
             scale: Lanes,
             true_class: tuple[Lanes, Lanes],
@@ -266,7 +352,8 @@ class RowSteps:
             left: Lanes,
         ) -> None:
             end = left if tail else None
-            values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element), end)
+            named = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
+            values = self._element_values(x, y, kept, class_weight, named, end)
             coefficients = tuple(value.convert(self.element) for value in finished[1:])
             rule = self.formula.rule_of(self.formula.element, values, first.convert(self.element), coefficients)
             factor = scale.convert(self.element)
@@ -316,6 +403,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     group = GROUP * lanes
     steps = RowSteps(build, lanes)
     has_first, has_statistics = formula.first is not None, formula.statistics is not None
+    has_again = formula.again is not None
     begins_next = steps.begins_next
     class_weighted = build.class_weighted
 
@@ -332,11 +420,14 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     first_step, first_tail = (emit(steps.first_step(tail=tail)) for tail in (False, True))
     element_step = emit(steps.element_step(target=False, tail=False))
     element_tail = emit(steps.element_step(target=indexed, tail=True))
-    no_totals = emit(lambda anchor: (zero_sum(anchor),) * steps.sum_count)
+    no_totals, no_totals_again, halfway = (emit(f) for f in (steps.no_totals, steps.no_totals_again, steps.halfway))
     rows_in_chunk = register_jitable(rows_per_chunk)
     if has_statistics:
         statistics_step, statistics_tail = (emit(steps.statistics_step(tail=tail)) for tail in (False, True))
         fetch_ahead = emit(steps.fetch_ahead)
+    if has_again:
+        again_step, again_tail = (emit(steps.again_step(tail=tail)) for tail in (False, True))
+        no_sums_again = emit(steps.no_sums_again)
     if indexed:
         element_target = emit(steps.element_step(target=True, tail=False))
         true_class = emit(steps.true_class)
@@ -399,14 +490,22 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     if want_losses:
                         put(move(v, row), 0.0)
                     continue
+                target_x = scalar(move(x_row, label)) if indexed else scalar(p)
+                target_weight = scalar(move(cw, label)) if class_weighted else scalar(cw)
                 first = 0.0
                 if has_first:
                     if row_ahead != row:
                         running = first_start(p)
                         for j in range(0, full, lanes):
-                            running = first_step(move(x_row, j), running, left)
+                            running = first_step(
+                                move(x_row, j), move(y_row, j), move(cw, j), target_x, target_weight, constants,
+                                running, left,
+                            )  # fmt: skip
                     if left > 0:
-                        running = first_tail(move(x_row, full), running, left)
+                        running = first_tail(
+                            move(x_row, full), move(y_row, full), move(cw, full), target_x, target_weight, constants,
+                            running, left,
+                        )  # fmt: skip
                     first = first_end(running)
                 x_next = x_row
                 if begins_next:
@@ -427,36 +526,42 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     for start in range(0, full, group):
                         sums = no_sums(p)
                         for j in range(start, min(start + group, full), lanes):
-                            if begins_next and row_ahead < rows:
-                                running = first_step(move(x_next, j), running, left)
+                            if begins_next and row_ahead < rows:  # which reads nothing but x
+                                running = first_step(
+                                    move(x_next, j), y_row, cw, target_x, target_weight, constants, running, left
+                                )
                             fetch_ahead(move(x_row, j + classes), move(g_row, j))
                             sums = statistics_step(
-                                move(x_row, j),
-                                move(y_row, j),
-                                move(cw, j),
-                                move(kept, j),
-                                first,
-                                constants,
-                                sums,
-                                left,
-                            )
+                                move(x_row, j), move(y_row, j), move(cw, j), move(kept, j), first, target_x,
+                                target_weight, constants, sums, left,
+                            )  # fmt: skip
                         totals = widen(totals, sums)
                     if left > 0:
                         sums = no_sums(p)
                         sums = statistics_tail(
-                            move(x_row, full),
-                            move(y_row, full),
-                            move(cw, full),
-                            move(kept, full),
-                            first,
-                            constants,
-                            sums,
-                            left,
-                        )
+                            move(x_row, full), move(y_row, full), move(cw, full), move(kept, full), first, target_x,
+                            target_weight, constants, sums, left,
+                        )  # fmt: skip
                         totals = widen(totals, sums)
-                target_x = scalar(move(x_row, label)) if indexed else scalar(p)
-                target_weight = scalar(move(cw, label)) if class_weighted else scalar(cw)
-                finished = finish(constants, first, totals, target_x, target_weight)
+                numbers = halfway(constants, first, totals, target_x, target_weight)
+                totals_again = no_totals_again(p)
+                if has_again:
+                    for start in range(0, full, group):
+                        sums_again = no_sums_again(p)
+                        for j in range(start, min(start + group, full), lanes):
+                            sums_again = again_step(
+                                move(x_row, j), move(y_row, j), move(cw, j), move(kept, j), first, numbers, target_x,
+                                target_weight, constants, sums_again, left,
+                            )  # fmt: skip
+                        totals_again = widen(totals_again, sums_again)
+                    if left > 0:
+                        sums_again = no_sums_again(p)
+                        sums_again = again_tail(
+                            move(x_row, full), move(y_row, full), move(cw, full), move(kept, full), first, numbers,
+                            target_x, target_weight, constants, sums_again, left,
+                        )  # fmt: skip
+                        totals_again = widen(totals_again, sums_again)
+                finished = finish(constants, first, numbers, totals_again, target_x, target_weight)
                 value = finished[0] * weight
                 if want_value:
                     total += value
@@ -472,18 +577,19 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                         if indexed and j <= label < j + lanes:
                             element_target(
                                 move(x_row, j), y, move(cw, j), move(kept, j), move(g_row, j), move(h_row, j),
-                                first, finished, constants, row_scale, own, label - j, left,
+                                first, finished, target_x, target_weight, constants, row_scale, own, label - j, left,
                             )  # fmt: skip
                         else:
                             element_step(
                                 move(x_row, j), move(y_row, j), move(cw, j), move(kept, j), move(g_row, j),
-                                move(h_row, j), first, finished, constants, row_scale, own, label - j, left,
+                                move(h_row, j), first, finished, target_x, target_weight, constants, row_scale, own,
+                                label - j, left,
                             )  # fmt: skip
                     if left > 0:
                         element_tail(
                             move(x_row, full), move(y_row, full), move(cw, full), move(kept, full),
-                            move(g_row, full), move(h_row, full), first, finished, constants, row_scale,
-                            own, label - full, left,
+                            move(g_row, full), move(h_row, full), first, finished, target_x, target_weight, constants,
+                            row_scale, own, label - full, left,
                         )  # fmt: skip
             if mode >= SHARED:
                 put(move(sums_of_chunks, chunk), total)

@@ -91,9 +91,19 @@ class BlockSteps(RowSteps):
     def _at(pointer: Pointer, pitch: Lanes, row: Lanes, column: Lanes) -> Pointer:
         return pointer.moved(row * pitch + column)
 
-    def block_first(self, x: Pointer, running: Lanes) -> Lanes:
+    def block_first(
+        self,
+        x: Pointer,
+        y: Pointer,
+        class_weight: Pointer,
+        target_x: Pointer,
+        target_weight: Pointer,
+        parameters: tuple[Lanes, ...],
+        running: Lanes,
+    ) -> Lanes:
         """Take one class into the first pass."""
-        loaded = x.load(self.element, self.lanes)
+        named = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
+        loaded = self.first_operand(self._element_values(x, y, x, class_weight, named), x)
         return where(loaded > running, loaded, running) if self.formula.first == "peak" else running + loaded
 
     def block_start(self, anchor: Pointer) -> Lanes:
@@ -106,7 +116,7 @@ class BlockSteps(RowSteps):
         return super()._class_weight(pointer, 0)
 
     def no_totals(self, anchor: Pointer) -> tuple[Lanes, ...]:
-        """Empty row sums."""
+        """Empty row sums: lanes are rows."""
         zero = Lanes(anchor.builder, ir.Constant(FLOAT64, 0.0)).broadcast(self.lanes)
         return (zero,) * self.sum_count
 
@@ -114,30 +124,43 @@ class BlockSteps(RowSteps):
         """Move the group sums on to the row sums, in float64."""
         return tuple(total + group.convert(FLOAT64) for total, group in zip(totals, sums, strict=True))
 
-    def block_finish(
+    def block_halfway(
         self,
         parameters: tuple[Lanes, ...],
         first: Lanes,
         totals: tuple[Lanes, ...],
         target_x: Pointer,
         target_weight: Pointer,
+    ) -> tuple[Lanes, ...]:
+        """Numbers of a block of rows after one round of statistics."""
+        values = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
+        sums = tuple(total.convert(self.element) for total in totals)
+        return tuple(as_lanes(number, first, self.lanes) for number in self.formula.halfway_of(values, first, sums))
+
+    def block_finish(
+        self,
+        parameters: tuple[Lanes, ...],
+        first: Lanes,
+        numbers: tuple[Lanes, ...],
+        totals_again: tuple[Lanes, ...],
+        target_x: Pointer,
+        target_weight: Pointer,
         weights: Pointer,
     ) -> tuple[Lanes, ...]:
         """Weighted losses and coefficients of a block of rows."""
-        values = self._target_values(parameters, target_x, target_weight)
-        sums = tuple(total.convert(self.element) for total in totals)
-        results = self.formula.finish_of(values, first, sums)
+        values = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
+        if self.formula.again:
+            numbers += tuple(total.convert(self.element) for total in totals_again)
+        results = self.formula.finish_of(values, first, numbers)
         value, *coefficients = (as_lanes(result, first, self.lanes) for result in results)
         weight = weights.load(self.element, self.lanes)
         return (where(weight < 0.0, 0.0, value * weight), *coefficients)
 
-    def _target_values(
-        self, parameters: tuple[Lanes, ...], target_x: Pointer, target_weight: Pointer
-    ) -> dict[str, Any]:
+    def target_values(self, target_x: Any, target_weight: Any, element: ir.Type) -> dict[str, Any]:
+        """What formulas may ask for about the true classes, loaded only when asked for."""
         return {
-            **self.named(parameters, self.element),
-            "target_x": lambda: target_x.load(self.element, self.lanes),
-            "target_weight": lambda: target_weight.load(self.element, self.lanes),
+            "target_x": lambda: target_x.load(element, self.lanes),
+            "target_weight": lambda: target_weight.load(element, self.lanes),
         }
 
     def block_element(
@@ -148,12 +171,15 @@ class BlockSteps(RowSteps):
         kept: Pointer,
         first: Lanes,
         finished: tuple[Lanes, ...],
+        target_x: Pointer,
+        target_weight: Pointer,
         parameters: tuple[Lanes, ...],
         weights: Pointer,
         scale: Lanes,
     ) -> None:
         """Replace one class of the block by its gradient (in x) and Hessian (in kept)."""
-        values = self._element_values(x, y, kept, class_weight, self.named(parameters, self.element))
+        named = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
+        values = self._element_values(x, y, kept, class_weight, named)
         results = self.formula.rule_of(self.formula.element, values, first, finished[1:])
         self._write_block(results, x, kept, weights, scale)
 
@@ -170,7 +196,7 @@ class BlockSteps(RowSteps):
         scale: Lanes,
     ) -> None:
         """The true classes' gradients and Hessians, one a row."""
-        values = self._target_values(parameters, target_x, target_weight)
+        values = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
         assert self.formula.target_element is not None
         results = self.formula.rule_of(self.formula.target_element, values, first, finished[1:])
         self._write_block(results, g, h, weights, scale)
@@ -197,9 +223,10 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     lanes = rows_at_once(computing.name)
     steps = BlockSteps(build, lanes)
     tile, block_size = steps.tile, (most_classes(computing.name) + steps.tile) * lanes
-    has_first, has_statistics, class_weighted = (
+    has_first, has_statistics, has_again, class_weighted = (
         formula.first is not None,
         formula.statistics is not None,
+        formula.again is not None,
         build.class_weighted,
     )
 
@@ -225,6 +252,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         emit(steps.block_first),
     )
     no_sums, no_totals, widen = emit(steps.no_sums), emit(steps.no_totals), emit(steps.block_widen)
+    no_totals_again, halfway = emit(steps.no_totals_again), emit(steps.block_halfway)
     finish, element_step, target_step = (
         emit(steps.block_finish),
         emit(steps.block_element),
@@ -233,6 +261,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     rows_in_chunk = register_jitable(rows_per_chunk)
     if has_statistics:
         statistics_step = emit(steps.statistics_step(tail=False))
+    if has_again:
+        again_step, no_sums_again = emit(steps.again_step(tail=False)), emit(steps.no_sums_again)
 
     def rowwise_few(
         target, y_pred, weights, class_weights, gradient, hessian, losses, scratch, parameters, partials, control,
@@ -302,7 +332,10 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                 first = block_start(p)
                 if has_first:
                     for j in range(classes):
-                        first = block_first(move(x_block, j * lanes), first)
+                        at = j * lanes
+                        first = block_first(
+                            move(x_block, at), move(y_block, at), move(cw, j), target_x, target_weight, constants, first
+                        )
                 totals = no_totals(p)
                 if has_statistics:
                     for start in range(0, classes, GROUP):
@@ -310,17 +343,23 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                         for j in range(start, min(start + GROUP, classes)):
                             at = j * lanes
                             sums = statistics_step(
-                                move(x_block, at),
-                                move(y_block, at),
-                                move(cw, j),
-                                move(kept_block, at),
-                                first,
-                                constants,
-                                sums,
-                                lanes,
-                            )
+                                move(x_block, at), move(y_block, at), move(cw, j), move(kept_block, at), first,
+                                target_x, target_weight, constants, sums, lanes,
+                            )  # fmt: skip
                         totals = widen(totals, sums)
-                finished = finish(constants, first, totals, target_x, target_weight, row_weights)
+                numbers = halfway(constants, first, totals, target_x, target_weight)
+                totals_again = no_totals_again(p)
+                if has_again:
+                    for start in range(0, classes, GROUP):
+                        sums_again = no_sums_again(p)
+                        for j in range(start, min(start + GROUP, classes)):
+                            at = j * lanes
+                            sums_again = again_step(
+                                move(x_block, at), move(y_block, at), move(cw, j), move(kept_block, at), first, numbers,
+                                target_x, target_weight, constants, sums_again, lanes,
+                            )  # fmt: skip
+                        totals_again = widen(totals_again, sums_again)
+                finished = finish(constants, first, numbers, totals_again, target_x, target_weight, row_weights)
                 if want_value:
                     total = add(total, finished[0])
                 if want_losses:
@@ -332,7 +371,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                         at = j * lanes
                         element_step(
                             move(x_block, at), move(y_block, at), move(cw, j), move(kept_block, at), first, finished,
-                            constants, row_weights, scale,
+                            target_x, target_weight, constants, row_weights, scale,
                         )  # fmt: skip
                     if indexed:
                         target_step(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..dispatch import GRAD, HESS, VALUE, backend, on_device
-from ..formula.rows import RowFormula
+from ..formula.rows import PIECES, RowFormula
 from ..messages import rejected
 from ..reduction import Weighting, scale_of, weighting
 from ..validate import (
@@ -56,7 +56,7 @@ class RowsLoss(Loss, abstract=True):
         return {
             f"{label}.{piece}": function
             for label, formula in cls.row_formulas().items()
-            for piece in ("statistics", "finish", "element", "target_element")
+            for piece in PIECES
             if (function := getattr(formula, piece)) is not None
         }
 

@@ -2,8 +2,11 @@
 
 A row of classes is reduced in up to three steps, whatever the loss:
 
-1. ``first``: its largest element (``peak``) or the sum of its elements (``total``);
-2. ``statistics``: terms per element, summed over the row. One result named ``kept`` is not summed but kept for step 4;
+1. ``first``: its largest element (``peak``) or the sum of its elements (``total``); with ``first_of``, of what that
+   makes of each element;
+2. ``statistics``: terms per element, summed over the row. One result named ``kept`` is not summed but kept for what
+   follows. Where terms depend on sums, there is a second round: ``halfway`` gives numbers of the row from the sums so
+   far, ``again`` more terms;
 3. ``finish``: the row's loss, and coefficients for step 4;
 4. ``element``: gradient and Hessian of one element; ``target_element`` that of the true class, where the target is a
    class number.
@@ -19,6 +22,8 @@ from typing import Any, NamedTuple
 
 from .wiring import argument_names, call_by_name, result_names
 
+#: The pieces that are functions, in the order in which a row meets them.
+PIECES = ("first_of", "statistics", "halfway", "again", "finish", "element", "target_element")
 #: What every sweep provides by name.
 PROVIDED = {
     "x": "the element's prediction",
@@ -40,6 +45,9 @@ class RowFormula(NamedTuple):
     element: Callable[..., Any]
     target_element: Callable[..., Any] | None = None  # the rule for the true class of an index target
     wide: bool = False  # computed in float64 whatever y_pred is: differences of sums over the row cancel
+    first_of: Callable[..., Any] | None = None  # what `first` is the largest or the sum of, in place of x
+    halfway: Callable[..., Any] | None = None  # numbers of the row, between the rounds of statistics
+    again: Callable[..., Any] | None = None  # the second round
 
     @property
     def keeps(self) -> bool:
@@ -48,8 +56,18 @@ class RowFormula(NamedTuple):
 
     @property
     def sums(self) -> tuple[str, ...]:
-        """Names of the row sums."""
+        """Names of the row sums; those of the first round, if there are two."""
         return tuple(n for n in result_names(self.statistics) if n != "kept") if self.statistics else ()
+
+    @property
+    def sums_again(self) -> tuple[str, ...]:
+        """Names of the second round's row sums."""
+        return result_names(self.again) if self.again else ()
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Names of what is known of a row when it comes to `finish`, besides what ``first`` found."""
+        return (*self.sums, *(result_names(self.halfway) if self.halfway else ()), *self.sums_again)
 
     @property
     def coefficients(self) -> tuple[str, ...]:
@@ -59,13 +77,12 @@ class RowFormula(NamedTuple):
     @property
     def pieces(self) -> tuple[Callable[..., Any], ...]:
         """Every function of the formula."""
-        pieces = (self.statistics, self.finish, self.element, self.target_element)
-        return tuple(piece for piece in pieces if piece is not None)
+        return tuple(piece for name in PIECES if (piece := getattr(self, name)) is not None)
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the loss's parameters that the pieces read: every argument that nothing else provides."""
-        provided = {*PROVIDED, self.first, "kept", *self.sums, *self.coefficients}
+        provided = {*PROVIDED, self.first, "kept", *self.numbers, *self.coefficients}
         asked = dict.fromkeys(name for piece in self.pieces for name in argument_names(piece))
         return tuple(name for name in asked if name not in provided)
 
@@ -81,18 +98,26 @@ class RowFormula(NamedTuple):
 
     def statistics_of(self, values: dict[str, Any]) -> dict[str, Any]:
         """Terms of the sums, and ``kept``, of some elements."""
-        statistics = self.statistics
-        assert statistics is not None
-        results = call_by_name(statistics, values)
-        return dict(zip(result_names(statistics), results if isinstance(results, tuple) else (results,), strict=True))
+        assert self.statistics is not None
+        return dict(zip(result_names(self.statistics), _results(self.statistics, values), strict=True))
 
-    def finish_of(self, values: dict[str, Any], first: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
+    def halfway_of(self, values: dict[str, Any], first: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What is known of a row before the second round: the sums, and what is computed from them."""
+        return (*sums, *(_results(self.halfway, self._known(values, first, sums)) if self.halfway else ()))
+
+    def again_of(self, values: dict[str, Any], first: Any, numbers: tuple[Any, ...]) -> dict[str, Any]:
+        """Terms of the second round's sums."""
+        assert self.again is not None
+        return dict(zip(self.sums_again, _results(self.again, self._known(values, first, numbers)), strict=True))
+
+    def finish_of(self, values: dict[str, Any], first: Any, numbers: tuple[Any, ...]) -> tuple[Any, ...]:
         """A row's value and coefficients."""
-        values = {**values, **dict(zip(self.sums, sums, strict=False))}
-        if self.first:
-            values[self.first] = first
-        results = call_by_name(self.finish, values)
-        return results if isinstance(results, tuple) else (results,)
+        return _results(self.finish, self._known(values, first, numbers))
+
+    def _known(self, values: dict[str, Any], first: Any, numbers: tuple[Any, ...]) -> dict[str, Any]:
+        """Values with what ``first`` found and as many of the row's numbers as are known yet."""
+        found = {self.first: first} if self.first else {}
+        return {**values, **dict(zip(self.numbers, numbers, strict=False)), **found}
 
     def rule_of(
         self, rule: Callable[..., Any], values: dict[str, Any], first: Any, coefficients: tuple[Any, ...]
@@ -102,3 +127,8 @@ class RowFormula(NamedTuple):
         if self.first:
             values[self.first] = first
         return call_by_name(rule, values)
+
+
+def _results(piece: Callable[..., Any], values: dict[str, Any]) -> tuple[Any, ...]:
+    results = call_by_name(piece, values)
+    return results if isinstance(results, tuple) else (results,)

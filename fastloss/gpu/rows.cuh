@@ -1,12 +1,13 @@
 // What the rowwise sweeps share: a row's head (weight, label), its packs, and its loss.
 //
 // The loss's own text comes before this one: `struct Row` with its parameters, coefficients and what `first` found,
-// and `row_statistics`, `row_finish`, `row_element`, `row_target` on it.
+// and `row_first`, `row_statistics`, `row_halfway`, `row_again`, `row_finish`, `row_element`, `row_target` on it.
 //
 //   TRUE, PRED   storage types of y_true (class numbers if INDEXED) and y_pred     T      type of the arithmetic
 //   VECTOR       elements of a pack                                                BLOCK  threads of a block
 //   EVEN         whether every row begins and ends with a whole pack
-//   FIRST        what a row is reduced to first: PEAK, TOTAL or NOTHING            SUMS   number of statistics
+//   FIRST        what a row is reduced to first: PEAK, TOTAL or NOTHING            SUMS   most statistics of a round
+//   FIRST_OF     whether that is of something other than the predictions            AGAIN  whether there are two rounds
 //   VALUE, LOSSES, GRAD, HESS, WEIGHTED, MASKED, CLASS_WEIGHTED                    what is wanted
 
 // What every rowwise kernel is given. Arrays and sizes: see `Arrays` and `Sizes`; an array that is not wanted is null.
@@ -133,8 +134,9 @@ __device__ __forceinline__ void store_pack(Stored* row, int column, int classes,
         if (inside(column + i, classes)) row[column + i] = pack.values[i];
 }
 
+template <bool WANTED = true>
 __device__ __forceinline__ Pack<TRUE, VECTOR> load_targets(const Arrays& arrays, const Sizes& sizes, Long row, int column) {
-    if constexpr (INDEXED) return {};
+    if constexpr (INDEXED || !WANTED) return {};
     return load_pack<false>(arrays.y_true + row * sizes.classes, column, sizes.classes);
 }
 
@@ -144,10 +146,16 @@ __device__ __forceinline__ T first_start() { return FIRST == PEAK ? -infinity<T>
 
 __device__ __forceinline__ T first_of(T so_far, T x) { return FIRST == PEAK ? fmax(so_far, x) : so_far + x; }
 
-__device__ __forceinline__ T add_first(T so_far, const Pack<PRED, VECTOR>& x, int column, int classes) {
+__device__ __forceinline__ T add_first(
+    const Arrays& arrays, const Row& row, T so_far, const Pack<PRED, VECTOR>& x, const Pack<TRUE, VECTOR>& y,
+    int column, int classes) {
 #pragma unroll
-    for (int i = 0; i < VECTOR; ++i)
-        if (inside(column + i, classes)) so_far = first_of(so_far, loaded<T>(x.values[i]));
+    for (int i = 0; i < VECTOR; ++i) {
+        if (!inside(column + i, classes)) continue;
+        const T target = INDEXED || !FIRST_OF ? T(0) : loaded<T>(y.values[i]);
+        const T class_weight = FIRST_OF ? class_weight_of(arrays, column + i) : T(1);
+        so_far = first_of(so_far, row_first(row, loaded<T>(x.values[i]), target, class_weight));
+    }
     return so_far;
 }
 
@@ -157,12 +165,40 @@ __device__ __forceinline__ void add_statistics(
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) {
         if (!inside(column + i, classes)) continue;
-        T terms[SUMS], kept;
+        T terms[SUMS] = {}, kept;
         const T target = INDEXED ? T(0) : loaded<T>(y.values[i]);
         row_statistics(row, loaded<T>(x.values[i]), target, class_weight_of(arrays, column + i), terms, kept);
 #pragma unroll
         for (int sum = 0; sum < SUMS; ++sum) sums[sum] += terms[sum];
     }
+}
+
+// The terms of the second round.
+__device__ __forceinline__ void again_terms(const Row& row, T x, T y, T class_weight, T* terms) {
+    T before[SUMS], kept;  // only `kept` is wanted again
+    row_statistics(row, x, y, class_weight, before, kept);
+    row_again(row, x, y, class_weight, kept, terms);
+}
+
+__device__ __forceinline__ void add_again(
+    const Arrays& arrays, const Row& row, const Pack<PRED, VECTOR>& x, const Pack<TRUE, VECTOR>& y, int column,
+    int classes, T* sums) {
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) {
+        if (!inside(column + i, classes)) continue;
+        T terms[SUMS] = {};
+        const T target = INDEXED ? T(0) : loaded<T>(y.values[i]);
+        again_terms(row, loaded<T>(x.values[i]), target, class_weight_of(arrays, column + i), terms);
+#pragma unroll
+        for (int sum = 0; sum < SUMS; ++sum) sums[sum] += terms[sum];
+    }
+}
+
+// Between the rounds: the first round's sums go into the row, and the second's start from 0.
+__device__ __forceinline__ void halfway(Row& row, T* sums) {
+    row_halfway(row, sums);
+#pragma unroll
+    for (int sum = 0; sum < SUMS; ++sum) sums[sum] = T(0);
 }
 
 struct Rule {  // gradient and Hessian of one element

@@ -94,7 +94,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) fastloss_rowwise_block(RO
             if constexpr (FIRST != NOTHING) {
                 T first = first_start();
                 each_pack<false>(held, shared, shared_packs, x_row, layout, classes, [&](int column, const Packed& x) {
-                    first = add_first(first, x, column, classes);
+                    const Pack<TRUE, VECTOR> y = load_targets<FIRST_OF>(arrays, sizes, row, column);
+                    first = add_first(arrays, here, first, x, y, column, classes);
                 });
                 here.first = block_first(first);
             }
@@ -103,6 +104,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) fastloss_rowwise_block(RO
                 each_pack<false>(held, shared, shared_packs, x_row, layout, classes, [&](int column, const Packed& x) {
                     add_statistics(
                         arrays, here, x, load_targets(arrays, sizes, row, column), column, classes, sums);
+                });
+                block_sums(sums);
+            }
+            if constexpr (AGAIN) {
+                halfway(here, sums);
+                each_pack<false>(held, shared, shared_packs, x_row, layout, classes, [&](int column, const Packed& x) {
+                    add_again(arrays, here, x, load_targets(arrays, sizes, row, column), column, classes, sums);
                 });
                 block_sums(sums);
             }

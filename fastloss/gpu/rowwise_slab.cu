@@ -65,15 +65,29 @@ __device__ __forceinline__ T compute_row(
     }
     if constexpr (FIRST != NOTHING) {
         T first = first_start();
-        for (int column = 0; column < sizes.classes; ++column) first = first_of(first, xs[column]);
+        for (int column = 0; column < sizes.classes; ++column) {
+            const T y = INDEXED || !FIRST_OF ? T(0) : seconds[column];
+            const T class_weight = FIRST_OF ? class_weight_of(arrays, column) : T(1);
+            first = first_of(first, row_first(row, xs[column], y, class_weight));
+        }
         row.first = first;
     }
     T sums[SUMS] = {};
     if constexpr (HAS_STATISTICS) {
         for (int column = 0; column < sizes.classes; ++column) {
-            T terms[SUMS], kept;
+            T terms[SUMS] = {}, kept;
             const T y = INDEXED ? T(0) : seconds[column];
             row_statistics(row, xs[column], y, class_weight_of(arrays, column), terms, kept);
+#pragma unroll
+            for (int sum = 0; sum < SUMS; ++sum) sums[sum] += terms[sum];
+        }
+    }
+    if constexpr (AGAIN) {
+        halfway(row, sums);
+        for (int column = 0; column < sizes.classes; ++column) {
+            T terms[SUMS] = {};
+            const T y = INDEXED ? T(0) : seconds[column];
+            again_terms(row, xs[column], y, class_weight_of(arrays, column), terms);
 #pragma unroll
             for (int sum = 0; sum < SUMS; ++sum) sums[sum] += terms[sum];
         }

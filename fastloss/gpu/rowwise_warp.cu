@@ -59,8 +59,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) fastloss_rowwise_warp(ROW
         if constexpr (FIRST != NOTHING) {
 #pragma unroll
             for (int n = 0; n < PACKS; ++n) {
-                const int k = n * LANES + lane;
-                if (k < layout.packs) first = add_first(first, held.packs[n], k * VECTOR - layout.lead, classes);
+                const int k = n * LANES + lane, column = k * VECTOR - layout.lead;
+                if (k < layout.packs)
+                    first = add_first(
+                        arrays, here, first, held.packs[n], load_targets<FIRST_OF>(arrays, sizes, row, column), column,
+                        classes);
             }
             here.first = FIRST == PEAK ? warp_max<LANES>(first) : warp_sum<LANES>(first);
         }
@@ -71,6 +74,18 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) fastloss_rowwise_warp(ROW
                 const int k = n * LANES + lane, column = k * VECTOR - layout.lead;
                 if (k < layout.packs)
                     add_statistics(
+                        arrays, here, held.packs[n], load_targets(arrays, sizes, row, column), column, classes, sums);
+            }
+#pragma unroll
+            for (int sum = 0; sum < SUMS; ++sum) sums[sum] = warp_sum<LANES>(sums[sum]);
+        }
+        if constexpr (AGAIN) {
+            halfway(here, sums);
+#pragma unroll
+            for (int n = 0; n < PACKS; ++n) {
+                const int k = n * LANES + lane, column = k * VECTOR - layout.lead;
+                if (k < layout.packs)
+                    add_again(
                         arrays, here, held.packs[n], load_targets(arrays, sizes, row, column), column, classes, sums);
             }
 #pragma unroll

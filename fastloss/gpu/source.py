@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..formula.rows import RowFormula
+from ..formula.rows import PIECES, RowFormula
 from ..formula.subset import check
 from ..formula.to_cuda import cuda_name, cuda_text
 from ..formula.wiring import argument_names, result_names
@@ -183,25 +183,24 @@ def weighing_kernel(build: WeighingBuild) -> Kernel:
 
 def row_text(formula: RowFormula) -> str:
     """``struct Row`` and the functions on it that ``rows.cuh`` calls."""
-    pieces = {
-        "statistics": formula.statistics,
-        "finish": formula.finish,
-        "element": formula.element,
-        "target": formula.target_element,
-    }
-    texts = [f"namespace piece_{name} {{\n{cuda_text(piece)}}}" for name, piece in pieces.items() if piece]
-    return "\n".join([_row_struct(formula), *texts, _statistics(formula), _finish(formula), *_rules(formula)])
+    pieces = {name: piece for name in PIECES if (piece := getattr(formula, name)) is not None}
+    texts = [f"namespace piece_{name} {{\n{cuda_text(piece)}}}" for name, piece in pieces.items()]
+    functions = [_first(formula), _statistics(formula), _again(formula), _finish(formula), *_rules(formula)]
+    return "\n".join([_row_struct(formula), *texts, *functions])
 
 
 def _row_struct(formula: RowFormula) -> str:
     own = [f"own_{name}" for name in formula.parameters] + [f"found_{name}" for name in formula.coefficients]
     fields = ["first", "classes", "class_weight_sum", "target_x", "target_weight", *own]
+    fields += [f"known_{name}" for name in _halfway_names(formula)]
     first = {"peak": "PEAK", "total": "TOTAL", None: "NOTHING"}[formula.first]
     return "\n".join(
         [
             "constexpr int NOTHING = 0, PEAK = 1, TOTAL = 2;",
-            f"constexpr int FIRST = {first}, SUMS = {max(1, len(formula.sums))};",
+            f"constexpr int FIRST = {first}, SUMS = {max(1, len(formula.sums), len(formula.sums_again))};",
+            f"constexpr bool FIRST_OF = {int(formula.first_of is not None)};",
             f"constexpr bool HAS_STATISTICS = {int(formula.statistics is not None)};",
+            f"constexpr bool AGAIN = {int(formula.again is not None)};",
             "struct Row {  // what is the same for all elements of a row",
             f"    T {', '.join(fields)};",
             "};",
@@ -223,6 +222,11 @@ def _wires(formula: RowFormula) -> dict[str, str]:
     wires |= {name: name for name in ("x", "y", "kept", "class_weight")}
     wires |= {name: f"row.own_{name}" for name in formula.parameters}
     return wires | ({formula.first: "row.first"} if formula.first else {})
+
+
+def _halfway_names(formula: RowFormula) -> tuple[str, ...]:
+    """What the second round of statistics knows of the row."""
+    return formula.numbers[: len(formula.numbers) - len(formula.sums_again)] if formula.again else ()
 
 
 def _call(name: str, piece: Callable[..., Any], wires: dict[str, str]) -> list[str]:
@@ -248,8 +252,34 @@ def _statistics(formula: RowFormula) -> str:
     return "\n".join([*lines, "}"])
 
 
+def _first(formula: RowFormula) -> str:
+    lines = ["__device__ __forceinline__ T row_first(const Row& row, T x, T y, T class_weight) {"]
+    if formula.first_of is None:
+        return "\n".join([*lines, "    return x;", "}"])
+    return "\n".join([*lines, *_call("first_of", formula.first_of, _wires(formula)), "    return results[0];", "}"])
+
+
+def _again(formula: RowFormula) -> str:
+    """What lies between the two rounds of statistics, and the second round."""
+    lines = ["__device__ __forceinline__ void row_halfway(Row& row, const T* sums) {"]
+    known = _halfway_names(formula)
+    if formula.again is not None:
+        lines += [f"    row.known_{name} = sums[{i}];" for i, name in enumerate(formula.sums)]
+    if formula.again is not None and formula.halfway is not None:
+        lines += _call("halfway", formula.halfway, _wires(formula) | {n: f"row.known_{n}" for n in formula.sums})
+        lines += [f"    row.known_{name} = results[{i}];" for i, name in enumerate(known[len(formula.sums) :])]
+    head = "__device__ __forceinline__ void row_again"
+    lines += ["}", f"{head}(const Row& row, T x, T y, T class_weight, T kept, T* terms) {{"]
+    if formula.again is not None:
+        lines += _call("again", formula.again, _wires(formula) | {name: f"row.known_{name}" for name in known})
+        lines += [f"    terms[{i}] = results[{i}];" for i in range(len(formula.sums_again))]
+    return "\n".join([*lines, "}"])
+
+
 def _finish(formula: RowFormula) -> str:
-    wires = _wires(formula) | {name: f"sums[{i}]" for i, name in enumerate(formula.sums)}
+    known = {name: f"row.known_{name}" for name in _halfway_names(formula)}
+    summed = formula.sums_again if formula.again else formula.sums
+    wires = _wires(formula) | known | {name: f"sums[{i}]" for i, name in enumerate(summed)}
     return "\n".join(
         [
             "__device__ __forceinline__ T row_finish(Row& row, const T* sums) {",
@@ -269,7 +299,7 @@ def _rules(formula: RowFormula) -> list[str]:
     lines = [f"__device__ __forceinline__ {element}", *_call("element", formula.element, wires), *results]
     lines += [f"__device__ __forceinline__ {target}"]
     if formula.target_element is not None:
-        lines += [*_call("target", formula.target_element, wires), *results]
+        lines += [*_call("target_element", formula.target_element, wires), *results]
     else:
         lines += ["    gradient = hessian = T(0);", "}"]
     return ["\n".join(lines)]
