@@ -341,7 +341,10 @@ def parameters_of(name):
     return {"toy_quartic": {"steepness": 0.75, "tilt": 0.5}, "toy_share": {"power": 1.5}}.get(name, {})
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [((37, 5), "float64"), ((3, 131), "float32")], ids=["few", "many"])
+SHAPES = {"few": ((37, 5), "float64"), "many": ((3, 131), "float32"), "more": ((2, 1501), "float32")}
+
+
+@pytest.mark.parametrize(("shape", "dtype"), SHAPES.values(), ids=SHAPES)
 @every_toy
 def test_kernels_compute_what_the_definition_says(toys, name, shape, dtype):
     y, p = toy_operands(name, shape, dtype)
