@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from . import rowwise, rowwise_few
 from ..formula.rows import PIECES
+from . import rowwise, rowwise_few
 from .cache import compiled, fingerprint
 from .lanes import lanes_at_once
 from .pool import pool
