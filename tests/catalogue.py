@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import itertools
-import re
 
 import numpy as np
-from sampling import LOSSES
+import sampling
+from representatives import EVERY_LOSS, LOSSES, REPRESENTATIVES, THOROUGH
 
 import fastloss as fl
 
@@ -16,6 +15,9 @@ CALLS = ("__call__", "value_and_grad", "grad", "grad_and_hess", "value_grad_and_
 ROWWISE = [name for name, loss in LOSSES.items() if loss.family == "rowwise"]
 INDEXED = [name for name in ROWWISE if LOSSES[name].indexed]
 DENSE = [name for name in LOSSES if name not in INDEXED]
+#: What is tested of calls rather than of formulas needs these only.
+THOROUGH_ROWWISE = [name for name in THOROUGH if name in ROWWISE]
+THOROUGH_INDEXED = [name for name in THOROUGH if name in INDEXED]
 
 
 def parameter_fields(loss):
@@ -24,23 +26,25 @@ def parameter_fields(loss):
 
 
 def variants(loss):
-    """For each formula of a loss, parameters that choose it."""
-    values_by_rule = {"True or False": (False, True), "in [0, 1]": (0.0, 0.25)}
-    choices = {
-        name: values_by_rule.get(words, re.findall(r"'([^']*)'", words) or (field.default,))
-        for name, field in parameter_fields(loss).items()
-        if (words := field.metadata["rule"].words) and name != "reduction"
-    }
+    """For each formula of a loss, the fewest parameters that choose it."""
+    defaults = {name: field.default for name, field in parameter_fields(loss).items()}
     found = {}
-    for values in itertools.product(*choices.values()):
-        parameters = {k: v for k, v in zip(choices, values, strict=True) if v != parameter_fields(loss)[k].default}
-        found.setdefault(loss(**parameters).variant(), parameters)
+    for configured in sampling.configurations(loss):
+        parameters = {name: getattr(configured, name) for name in defaults}
+        changed = {name: value for name, value in parameters.items() if value != defaults[name]}
+        if len(changed) < len(found.get(configured.variant(), defaults)):
+            found[configured.variant()] = changed
     return found
 
 
 def variant_cases(names):
-    """Every (loss name, parameters) among some losses, one for each formula."""
-    return [(name, parameters) for name in names for parameters in variants(LOSSES[name]).values()]
+    """Every (loss name, parameters) among some losses, one for each formula that stands for its shape."""
+    return [
+        (name, parameters)
+        for name in names
+        for label, parameters in variants(LOSSES[name]).items()
+        if label in REPRESENTATIVES.get(name, ())
+    ]
 
 
 def case_id(value):

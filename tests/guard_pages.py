@@ -101,9 +101,9 @@ def _large_shape(rowwise):
     return (5, 2**20 + 4) if rowwise else (2**22 + 36,)
 
 
-def _storages(rowwise, indexed, is_first):
+def _storages(rowwise, indexed, every):
     """Types of y_true (None: that of y_pred) and y_pred, to be tried with one variant of a loss."""
-    if not is_first:
+    if not every:
         return [(None, "float32")]
     storages = [(None, "float64"), (None, "float32"), (None, "bfloat16")]
     if not rowwise:
@@ -148,13 +148,16 @@ def check(loss, y, p, weight, at_end):
 
 
 def main(name):
-    """Sweep one loss: its first variant in all storage types, weighted too; the others in float32."""
-    from catalogue import LOSSES, loss_shape, variants
+    """Sweep one loss: its first variant in all storage types, weighted too; the others in float32.
+
+    So also all variants of a loss that stands for a rarer shape of formula only.
+    """
+    from catalogue import LOSSES, THOROUGH, loss_shape, variant_cases
 
     kind = LOSSES[name]
     rowwise = kind.family == "rowwise"
-    for number, parameters in enumerate(variants(kind).values()):
-        first = number == 0
+    for number, (_, parameters) in enumerate(variant_cases([name])):
+        first = number == 0 and name in THOROUGH
         for true, pred in _storages(rowwise, rowwise and kind.indexed, first):
             thorough = first and true is None and pred == "float32"
             reductions = ("none", "mean") if thorough else ("none",)

@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import itertools
-import pathlib
 import re
 import sys
 
 import ml_dtypes
 import numpy as np
+import pytest
+from representatives import EVERY_LOSS, LOSSES, REPRESENTATIVES, THOROUGH, represents, turn
 
-import fastloss as fl
 from fastloss.formula.ops import PRIMITIVES
 from fastloss.reference import element_parameters, element_results, row_gradients, row_results, row_values
-
-HERE = pathlib.Path(__file__).parent
-#: Every loss of the package, by name; tests may define more, which are not meant here.
-EVERY_LOSS = {name: cls for name, cls in fl.losses.registry().items() if cls.__module__.startswith("fastloss.")}
-#: Those of a target and a prediction. Families whose calls take something else have modules of their own.
-LOSSES = {name: cls for name, cls in EVERY_LOSS.items() if not (HERE / f"test_{cls.family}.py").exists()}
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -74,22 +67,26 @@ def parameter_values(field, classes):
 
 
 def configurations(cls, classes=5):
-    """Losses that reach every value of every parameter: one at a time and all together, under every flag.
+    """Losses that reach every value of every parameter: one at a time and all together, for every formula.
 
+    Flags are turned one at a time and all together too; then all is differentiated by the targets, where a loss can.
     Reduction stays "mean": tests choose it.
     """
     fields = [field for field in dataclasses.fields(cls) if field.name != "reduction"]
     choices = {field.name: parameter_values(field, classes) for field in fields}
-    flags = {name: values for name, values in choices.items() if set(values) == {True, False}}
-    others = {name: values for name, values in choices.items() if name not in flags}
-    found = {}
-    for setting in itertools.product(*flags.values()):
-        base = dict(zip(flags, setting, strict=True))
-        changes = [{}, {name: values[min(1, len(values) - 1)] for name, values in others.items()}]
-        changes += [{name: value} for name, values in others.items() for value in values]
-        for change in changes:
-            loss = cls(**base, **change)
-            found[loss] = None
+    flags = {field.name: field.default for field in fields if set(choices[field.name]) == {True, False}}
+    others = {name: values for name, values in choices.items() if name not in flags and name != "wrt"}
+    together = {name: values[min(1, len(values) - 1)] for name, values in others.items()}
+    settings = [{}, *({name: not flags[name]} for name in flags), {name: not flags[name] for name in flags}]
+    found, formulas = {}, set()
+    for setting in settings:
+        changes = [{}, together]
+        if cls(**setting).variant() not in formulas:
+            changes += [{name: value} for name, values in others.items() for value in values]
+        formulas.add(cls(**setting).variant())
+        found |= {cls(**setting, **change): None for change in changes}
+    if "wrt" in choices:
+        found |= {cls(**setting, **change, wrt="y_true"): None for setting in settings for change in ({}, together)}
     return list(found)
 
 
@@ -112,6 +109,30 @@ def formula_configurations(cls, classes=5):
         read = tuple(getattr(loss, name, None) for name in names)
         chosen.setdefault((loss.variant(), read), loss)
     return list(chosen.values())
+
+
+#: One configuration for each formula that stands for its shape, with and without class weights: what tests of sweeps
+#: are about. Tests of formulas are about every loss.
+SWEPT = [loss for name in REPRESENTATIVES for loss in variants(LOSSES[name]) if represents(loss)]
+#: One configuration, which does not smooth, for each of the losses that are swept most thoroughly.
+ONE_EACH = [
+    LOSSES[name](**({"from_logits": True} if {"from_logits": True} in configured else {}))
+    for name, configured in THOROUGH.items()
+]
+
+
+def types_for(name, types):
+    """The types that a sweep is tested in with one loss: one in turn, if the loss stands for a rarer shape only."""
+    return types if name in THOROUGH else [turn(name, types)]
+
+
+def in_types(losses, types):
+    """Parameters of a test: (loss, type)."""
+    return [
+        pytest.param(loss, dtype, id=f"{label_of(loss)}-{np.dtype(dtype).name if isinstance(dtype, type) else dtype}")
+        for loss in losses
+        for dtype in types_for(loss.name, types)
+    ]
 
 
 def with_reduction(loss, reduction, **changes):

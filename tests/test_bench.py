@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from representatives import THOROUGH
 
 import fastloss as fl
 from fastloss import bench
@@ -33,7 +34,11 @@ from fastloss.formula.ops import sqrt
 TINY = Effort(rounds=3, sample=1e-5, budget=0.0, pause=0.0)
 MOST = 600
 BFLOAT16 = find_spec("ml_dtypes") is not None
-MEASURED = [case for case in all_cases(MOST) if case.dtype != "bfloat16" or BFLOAT16]
+MEASURED = [
+    case
+    for case in all_cases(MOST)
+    if (case.dtype != "bfloat16" or BFLOAT16) and (case.loss.name in THOROUGH or not case.tiny)
+]
 IDS = [f"{case.loss.name}-{case.name}" for case in MEASURED]
 
 Report = dict[str, Any]

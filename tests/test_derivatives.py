@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from mutants import mutant, mutations
+from representatives import THOROUGH
 from sampling import (
     LOSSES,
     REDUCTIONS,
+    SWEPT,
     configurations,
     differentiates_targets,
     is_indexed,
@@ -28,8 +30,7 @@ from sampling import (
 
 from fastloss.reference import evaluate
 
-ALL = [pytest.param(loss, id=label_of(loss)) for cls in LOSSES.values() for loss in configurations(cls)]
-VARIANTS = [pytest.param(loss, id=label_of(loss)) for cls in LOSSES.values() for loss in variants(cls)]
+VARIANTS = [pytest.param(loss, id=label_of(loss)) for loss in SWEPT]
 ROWWISE = [parameter for parameter in VARIANTS if is_rowwise(parameter.values[0])]
 
 #: Step of the differences; of probabilities, as a part of their distance from 0 and 1. The differences are off by
@@ -140,9 +141,17 @@ def case(loss, shape=(4, 5), seed=0):
             return y, p, {"sample_weight": weight, "mask": mask}
 
 
-@pytest.mark.parametrize("source", [by_kernels, by_reference])
+def all_configurations():
+    """Every loss's configurations by the reference; by kernels those of the thorough ones, and one for each formula."""
+    for name, cls in LOSSES.items():
+        by_both = configurations(cls) if name in THOROUGH else variants(cls)
+        for loss in configurations(cls):
+            for source in (by_kernels, by_reference) if loss in by_both else (by_reference,):
+                yield pytest.param(loss, source, id=f"{label_of(loss)}-{source.__name__}")
+
+
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("loss", ALL)
+@pytest.mark.parametrize(("loss", "source"), list(all_configurations()))
 def test_derivatives(loss, check, source):
     each = with_reduction(loss, "none")
     for seed in range(2):

@@ -11,6 +11,8 @@ import pytest
 from sampling import (
     DTYPES,
     LOSSES,
+    ONE_EACH,
+    SWEPT,
     cast,
     is_indexed,
     is_rowwise,
@@ -18,18 +20,11 @@ from sampling import (
     loss_shape,
     plain,
     takes_unit_targets,
-    variants,
     with_reduction,
 )
 
-VARIANTS = [loss for cls in LOSSES.values() for loss in variants(cls)]
-#: One for each loss and sweep: the first whose kernels others have compiled already.
-ONE_EACH = [
-    cls(**({"from_logits": True} if hasattr(cls(), "from_logits") else {}), reduction="sum") for cls in LOSSES.values()
-]
-
-one_each = pytest.mark.parametrize("loss", ONE_EACH, ids=label_of)
-every_variant = pytest.mark.parametrize("loss", VARIANTS, ids=label_of)
+one_each = pytest.mark.parametrize("loss", [with_reduction(loss, "sum") for loss in ONE_EACH], ids=label_of)
+every_variant = pytest.mark.parametrize("loss", SWEPT, ids=label_of)
 
 
 # -- layouts of an array -------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_scipy(loss):
     for y, p in operands(loss):
         with np.errstate(over="ignore"):
             value, grad = oracle(loss, y, p)
-        ours = with_reduction(loss, "none").value_and_grad(y, p)
+        ours = with_reduction(loss, "none").value_grad_and_hess(y, p)
         close(ours[0], value, "value")
         if not differentiates_targets(loss):
             close(ours[1], grad, "gradient")
@@ -253,7 +253,7 @@ def test_torch(loss, torch):
         theirs = ask(loss.peers.torch, loss, y, p, torch)
         if theirs is None:
             pytest.skip("torch has no such loss with these parameters")
-        compare_with(loss, theirs, with_reduction(loss, "none").value_and_grad(y, p), y, "torch")
+        compare_with(loss, theirs, with_reduction(loss, "none").value_grad_and_hess(y, p), y, "torch")
 
 
 @pytest.mark.peers
@@ -268,7 +268,7 @@ def test_keras(loss, torch, keras):
         if theirs is None:
             pytest.skip("Keras has no such loss with these parameters")
         relative = 1e-9 if is_rowwise(loss) else KERAS_MEAN
-        compare_with(loss, theirs, with_reduction(loss, "none").value_and_grad(y, p), y, "Keras", relative)
+        compare_with(loss, theirs, with_reduction(loss, "none").value_grad_and_hess(y, p), y, "Keras", relative)
 
 
 @pytest.mark.peers

@@ -1,12 +1,15 @@
 """Tests of the sampler: a case that is never drawn tests nothing."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from representatives import REPRESENTATIVES, THOROUGH, representatives, shapes_of, turn
 from sampling import (
     DTYPES,
     LOSSES,
+    SWEPT,
     configurations,
     extreme,
     is_indexed,
@@ -16,9 +19,12 @@ from sampling import (
     parameter_values,
     plain,
     takes_probabilities,
+    types_for,
     variants,
     watch,
 )
+
+from fastloss.formula.rows import RowFormula
 
 losses = pytest.mark.parametrize("cls", LOSSES.values(), ids=LOSSES)
 
@@ -26,6 +32,47 @@ losses = pytest.mark.parametrize("cls", LOSSES.values(), ids=LOSSES)
 def test_every_loss_is_there():
     assert len(LOSSES) >= 6
     assert {"huber", "binary_crossentropy", "sparse_categorical_crossentropy"} <= set(LOSSES)
+
+
+# -- losses that stand for others ----------------------------------------------------------------------------
+
+
+def test_every_shape_of_formula_has_a_representative():
+    shapes = shapes_of(LOSSES)
+    represented = {shape for name, label, shape in shapes if label in REPRESENTATIVES.get(name, ())}
+    assert represented == {shape for _, _, shape in shapes}
+    assert {loss.variant() for loss in SWEPT if loss.name in THOROUGH} == {
+        label for name in THOROUGH for label in REPRESENTATIVES[name]
+    }
+
+
+def toy(first, statistics, indexed=False):
+    """A rowwise loss that is not registered."""
+    formula = RowFormula(first, statistics, lambda: 0.0, lambda: (0.0, 0.0))
+    return SimpleNamespace(family="rowwise", indexed=indexed, row_formulas=lambda: {"formula": formula})
+
+
+def summed(x):
+    once = x
+    twice = 2.0 * x
+    return once, twice
+
+
+def test_a_loss_with_a_formula_of_a_new_shape_joins_and_another_like_it_does_not():
+    new = {"one": toy(None, summed), "other": toy(None, summed), "without": toy(None, None)}
+    joined = representatives({**LOSSES, **new})
+    assert [name for name in joined if name in new] == ["one", "without"]
+    assert joined["one"] == ("formula",)
+
+
+def test_what_is_tried_with_losses_that_stand_for_a_rarer_shape():
+    assert types_for("huber", list(DTYPES)) == list(DTYPES)
+    (chosen,) = types_for("one", list(DTYPES))
+    assert chosen in DTYPES
+    assert {turn(f"loss {number}", "abcd") for number in range(40)} == set("abcd")
+
+
+# -- what each loss is tried with ----------------------------------------------------------------------------
 
 
 @losses

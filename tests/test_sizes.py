@@ -8,16 +8,16 @@ ahead; awake threads share from some 100,000 elements on.
 import numpy as np
 import pytest
 from fresh_process import program, run
-from sampling import DTYPES, LOSSES, cast, is_indexed, is_rowwise, label_of, plain, variants, with_reduction
+from representatives import THOROUGH
+from sampling import DTYPES, LOSSES, ONE_EACH, SWEPT, cast, is_indexed, is_rowwise, label_of, plain, with_reduction
 
 from fastloss.reference import evaluate
 
-VARIANTS = [loss for cls in LOSSES.values() for loss in variants(cls)]
-PLAIN = [loss for loss in VARIANTS if not getattr(loss, "class_weight", None)]
+PLAIN = [loss for loss in SWEPT if not getattr(loss, "class_weight", None)]
 ELEMENTWISE = [loss for loss in PLAIN if not is_rowwise(loss)]
 ROWWISE = [loss for loss in PLAIN if is_rowwise(loss)]
-#: Losses that do not smooth, one for each loss.
-ONE_EACH = [cls(**({"from_logits": True} if hasattr(cls(), "from_logits") else {})) for cls in LOSSES.values()]
+#: The one whose rows are read ahead in all ways.
+LONG = [loss for loss in ROWWISE if loss.name in THOROUGH][-1]
 #: Bytes of an array that is written around the caches.
 LARGE = 1 << 24
 #: Classes in rows of 16 KB and more: several rows a chunk, or one; whole vectors and cache lines, or not.
@@ -207,7 +207,7 @@ def to_an_odd_address(loss, y, p):
 
 @pytest.mark.parametrize(
     ("loss", "classes", "dtype"),
-    [*((loss, *LONG_ROWS[0]) for loss in ROWWISE), *((ROWWISE[-1], *long) for long in LONG_ROWS[1:])],
+    [*((loss, *LONG_ROWS[0]) for loss in ROWWISE), *((LONG, *long) for long in LONG_ROWS[1:])],
     ids=lambda x: label_of(x) if x in ROWWISE else None,
 )
 def test_long_rows(loss, classes, dtype, set_threads, shared_calls):
