@@ -7,7 +7,7 @@ import inspect
 
 import numpy as np
 import sampling
-from representatives import EVERY_LOSS, LOSSES, REPRESENTATIVES, THOROUGH
+from representatives import LOSSES, REPRESENTATIVES, THOROUGH
 
 import fastloss as fl
 

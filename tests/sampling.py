@@ -15,7 +15,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
-from representatives import EVERY_LOSS, LOSSES, REPRESENTATIVES, THOROUGH, represents, turn
+from representatives import LOSSES, REPRESENTATIVES, THOROUGH, represents, turn
 
 from fastloss.formula.ops import PRIMITIVES
 from fastloss.reference import element_parameters, element_results, row_gradients, row_results, row_values
