@@ -66,7 +66,7 @@ def command_line(name: str, rest: list[str]) -> list[str]:
         return [str(ROOT / "ci" / "gpu_gate.py"), *rest]
     if name != "test":
         return ["-m", "fastloss", name, *rest]
-    workers = [] if "--pdb" in rest else ["-n", str(cpu_count()), "--dist", "loadfile"]
+    workers = [] if "--pdb" in rest else ["-n", str(cpu_count()), "--dist", "worksteal"]
     return ["-m", "pytest", *workers, *rest]
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from representatives import REPRESENTATIVES, THOROUGH, representatives, shapes_of, turn
+from representatives import REPRESENTATIVES, THOROUGH, turn
 from sampling import (
     DTYPES,
     LOSSES,
@@ -24,6 +24,7 @@ from sampling import (
     watch,
 )
 
+from fastloss.families.representatives import representatives, shapes_of
 from fastloss.formula.rows import RowFormula
 
 losses = pytest.mark.parametrize("cls", LOSSES.values(), ids=LOSSES)
