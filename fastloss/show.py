@@ -45,7 +45,7 @@ def _formulas(loss: type[Loss]) -> Iterator[tuple[str, str]]:
 
 def _cuda(loss: Any) -> Iterator[tuple[str, str]]:
     """Every formula as CUDA C++."""
-    if loss.family == "rowwise":
+    if hasattr(loss, "row_formulas"):
         for label, formula in loss.row_formulas().items():
             yield f"{loss.name}: {label}", row_text(formula) + "\n"
     else:
@@ -58,7 +58,7 @@ def _kernels(loss: Any, options: argparse.Namespace) -> Iterator[tuple[str, str]
     configured: Any
     for kind, configured in configurations(loss):
         label = f"{loss.name} {kind}".strip()
-        if loss.family == "rowwise":
+        if hasattr(loss, "row_formulas"):
             true = "int64" if loss.indexed else options.dtype
             entry = catalogue.rowwise_entry(
                 label, configured.formula(), loss.indexed, true, options.dtype, options.classes, catalogue.USUAL

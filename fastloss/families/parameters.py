@@ -38,9 +38,10 @@ def real(default: float, doc: str) -> Any:
     return _parameter(default, Rule("a finite number", _real(math.isfinite)), doc)
 
 
-def positive(default: float, doc: str) -> Any:
-    """A finite number above 0."""
-    return _parameter(default, Rule("> 0", _real(lambda x: 0 < x < math.inf)), doc)
+def positive(default: float, doc: str, most: float = math.inf) -> Any:
+    """A finite number above 0, and no greater than ``most``."""
+    words = "> 0" if most == math.inf else f"in (0, {most:g}]"
+    return _parameter(default, Rule(words, _real(lambda x: 0 < x <= most and x < math.inf)), doc)
 
 
 def non_negative(default: float, doc: str) -> Any:

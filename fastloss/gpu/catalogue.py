@@ -87,7 +87,7 @@ def kernels(losses: Mapping[str, Any]) -> Iterator[Entry]:
         Losses by name.
     """
     for loss in losses.values():
-        yield from (_elementwise if loss.family == "elementwise" else _rowwise)(loss)
+        yield from (_rowwise if hasattr(loss, "row_formulas") else _elementwise)(loss)
     for labels, computing in (("int64", "float32"), ("uint8", "float64")):
         build = WeighingBuild(labels, computing)
         yield Entry(f"weighing {labels} {computing}", weighing_kernel(build), 0, False, True)

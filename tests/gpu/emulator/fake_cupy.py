@@ -17,6 +17,7 @@ import functools
 import importlib.machinery
 import itertools
 import math
+import operator
 import threading
 import types
 from typing import NamedTuple
@@ -150,8 +151,27 @@ class FakeArray:
     def __array__(self, dtype=None, copy=None):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
-    def __eq__(self, other):
-        raise TypeError("the fake has no arithmetic")
+    # ---- arithmetic, by NumPy's rules ----
+
+    def __neg__(self):
+        return self._fake._computed(operator.neg, self)
+
+
+def _operator(function):
+    def apply(self, other):
+        return self._fake._computed(function, self, other)
+
+    def swapped(self, other):
+        return self._fake._computed(function, other, self)
+
+    return apply, swapped
+
+
+for _name in ("add", "sub", "mul", "truediv", "and", "lt", "le", "gt", "ge", "eq", "ne"):
+    _apply, _swapped = _operator(getattr(operator, f"__{_name}__"))
+    setattr(FakeArray, f"__{_name}__", _apply)
+    if _name in ("add", "sub", "mul", "truediv", "and"):
+        setattr(FakeArray, f"__r{_name}__", _swapped)
 
 
 def _basic(key):
@@ -375,6 +395,20 @@ class FakeCupy(types.ModuleType):
             raise TypeError("code is a string, options a tuple of strings")
         options = _compiler_options(options)
         return types.SimpleNamespace(get_function=lambda name: _Function(self, code, name, options))
+
+    def _computed(self, function, *operands, **options):
+        """What NumPy gives for arrays of this device, as an array of it; host arrays are refused, as CuPy does."""
+        if any(isinstance(operand, np.ndarray) and operand.ndim for operand in operands):
+            raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+        hosts = [operand._host if isinstance(operand, FakeArray) else operand for operand in operands]
+        with np.errstate(all="ignore"):
+            return self._from_host(np.asarray(function(*hosts, **options)))
+
+    def __getattr__(self, name):
+        """Functions of arrays that the library uses besides its kernels."""
+        if name not in ("matmul", "einsum", "where", "sqrt", "expm1", "diagonal", "broadcast_to", "arange", "ones"):
+            raise AttributeError(name)
+        return functools.partial(self._computed, getattr(np, name))
 
     def _allocate(self, shape, dtype, strides):
         dtype = np.dtype(dtype)

@@ -1,0 +1,1 @@
+"""Losses of a batch of embeddings, each compared with all others."""
