@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Compile every CUDA kernel, with no GPU and no driver, and check the machine code.
 
-`python3 ci/dev.py gpu-gate` installs NVIDIA's compiler (ci/gpu.txt) and runs this. By default each kernel is compiled
-for sm_90 and for one more architecture, which a hash of its text chooses; `--all` compiles for every one. The findings
-come last, one a line; any makes the exit status 1. The table of registers, spills, shared memory and instructions is
-written as report.json and report.md.
+`python3 ci/dev.py gpu-gate` installs NVIDIA's compiler (ci/gpu.txt) and runs this. By default every kernel of the
+losses that stand for all is compiled for sm_90 and for one more architecture, and one kernel of each other formula for
+one architecture; hashes choose them. `--only` takes every kernel with a text in its label, `--all` every kernel, for
+every architecture. The findings come last, one a line; any makes the exit status 1. The table of registers, spills,
+shared memory and instructions is written as report.json and report.md.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ REFERENCE = 90  # the architecture that every kernel is compiled for
 
 
 class Kernel(Protocol):
-    """What `fastloss.gpu.catalogue.kernels` yields; `options`, a tuple, if the library gives CuPy any."""
+    """What `fastloss.gpu.catalogue.kernels` yields.
+
+    `options`, a tuple, if the library gives CuPy any; `alone`, if it is the only kernel of its formula.
+    """
 
     label: str
     text: str  # CUDA source with one `extern "C" __global__` kernel
@@ -236,19 +240,25 @@ def compile_job(job: Job) -> Result:
     return Result(gpu_compiler.read_log(log), gpu_compiler.read_code(disassembly), seconds)
 
 
-def architectures_for(text: str, chosen: list[int] | None) -> list[int]:
-    """The given ones; else the reference and one more, always the same one while the text does not change."""
+def architectures_for(text: str, chosen: list[int] | None, alone: bool = False) -> list[int]:
+    """The given ones; else the reference and one more, always the same one while the text does not change.
+
+    For the only kernel of a formula just one, each as often as any other.
+    """
     if chosen:
         return chosen
     others = [number for number in ARCHITECTURES if number != REFERENCE]
     digest = hashlib.sha256(text.encode()).digest()
+    if alone:
+        return [list(ARCHITECTURES)[int.from_bytes(digest[:8]) % len(ARCHITECTURES)]]
     return sorted([REFERENCE, others[int.from_bytes(digest[:8]) % len(others)]])
 
 
 def jobs_of(kernel: Kernel, chosen: list[int] | None) -> list[Job]:
     """Equal for kernels with equal texts and options."""
     options = tuple(getattr(kernel, "options", ()))
-    return [Job(kernel.text, options, number, kernel.label) for number in architectures_for(kernel.text, chosen)]
+    numbers = architectures_for(kernel.text, chosen, getattr(kernel, "alone", False))
+    return [Job(kernel.text, options, number, kernel.label) for number in numbers]
 
 
 def compile_all(jobs: list[Job], processes: int) -> tuple[dict[Job, Result], list[str]]:
@@ -354,11 +364,14 @@ def cells_of(row: dict) -> list:
 
 def main(arguments: list[str]) -> int:
     chosen = read_arguments(arguments)
+    from fastloss.families.representatives import THOROUGH, representatives
     from fastloss.gpu.catalogue import kernels
     from fastloss.losses import registry
 
     catalogue = list(kernels(registry()))
-    selected = [kernel for kernel in catalogue if chosen.only in kernel.label]
+    labels = {name: labels for name, labels in representatives(registry()).items() if name in THOROUGH}
+    wanted = catalogue if chosen.all or chosen.only else list(kernels(registry(), labels))
+    selected = [kernel for kernel in wanted if chosen.only in kernel.label]
     if not selected:
         dev.fail(f"no kernel has {chosen.only!r} in its label" if catalogue else "the catalogue has no kernels")
     if chosen.list:
@@ -382,7 +395,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
 def print_list(kernels: list[Kernel]) -> None:
     for kernel in kernels:
         marks = [word for word in ("vectorized", "hot") if getattr(kernel, word)]
-        others = [f"sm_{number}" for number in architectures_for(kernel.text, None)]
+        others = [f"sm_{job.architecture}" for job in jobs_of(kernel, None)]
         print(f"{kernel.label}: {kernel.name}, {kernel.block} threads, {', '.join([*marks, *others])}")
     print(f"{len(kernels)} kernels, {len({kernel.text for kernel in kernels})} different texts")
 

@@ -97,6 +97,7 @@ class Kernel:
     vectorized: bool = False
     computes_in: str = "float"
     hot: bool = True
+    alone: bool = False
 
 
 FINE = Log(entries=("huber",), registers=32, shared=65)
@@ -302,6 +303,14 @@ def test_each_text_is_compiled_for_the_reference_and_another_architecture():
     assert all(len(set(numbers)) == 2 and gpu_gate.REFERENCE in numbers for numbers in chosen)
     assert {number for numbers in chosen for number in numbers} == set(gpu_gate.ARCHITECTURES)
     assert chosen == [gpu_gate.architectures_for(text, None) for text in texts]
+
+
+def test_the_only_kernel_of_a_formula_is_compiled_for_one_architecture():
+    kernels = [Kernel(text=f"text {number}", alone=True) for number in range(200)]
+    chosen = [[job.architecture for job in gpu_gate.jobs_of(kernel, None)] for kernel in kernels]
+    assert all(len(numbers) == 1 for numbers in chosen)
+    assert {number for numbers in chosen for number in numbers} == set(gpu_gate.ARCHITECTURES)
+    assert [job.architecture for job in gpu_gate.jobs_of(kernels[0], [75, 90])] == [75, 90]
 
 
 def test_equal_texts_are_compiled_once():

@@ -7,6 +7,7 @@ import pytest
 from catalogue import LOSSES
 
 from fastloss import show
+from fastloss.families.representatives import formulas_of
 from fastloss.gpu import catalogue
 
 
@@ -53,3 +54,14 @@ def test_every_entry_of_the_catalogue_has_a_text_and_a_label_of_its_own():
     assert len({entry.label for entry in entries}) == len({entry.text for entry in entries}) == len(entries)
     for name in LOSSES:
         assert any(name in entry.label for entry in entries)
+
+
+def test_by_default_a_gate_takes_all_kernels_of_some_formulas_and_one_of_each_other():
+    every, few = list(catalogue.kernels(LOSSES)), list(catalogue.kernels(LOSSES, {"huber": ("formula",)}))
+    assert {entry.label for entry in few} < {entry.label for entry in every}
+    assert [entry for entry in few if " huber " in entry.label] == [
+        entry for entry in every if " huber " in entry.label
+    ]
+    alone = [entry for entry in few if entry.alone]
+    formulas = sum(len(formulas_of(loss)) for name, loss in LOSSES.items() if name != "huber")
+    assert len(alone) == formulas == len({tuple(entry.label.split(" ")[1:3]) for entry in alone})

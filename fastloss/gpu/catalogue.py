@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from .launch import OPTIONS, Device
@@ -33,6 +35,7 @@ class Entry(NamedTuple):
     dynamic_shared: int  # bytes that it needs on every device; what holds long rows is chosen by the device
     vectorized: bool  # moves 16 bytes at once
     hot: bool  # may not spill
+    alone: bool = False  # the only kernel of its formula
 
     @property
     def text(self) -> str:
@@ -78,16 +81,23 @@ ALL = Options("value grad hess weighted", hess=True, weighted=True)
 EACH = Options("losses grad", losses=True)
 
 
-def kernels(losses: Mapping[str, Any]) -> Iterator[Entry]:
+def kernels(losses: Mapping[str, Any], thorough: Mapping[str, Collection[str]] | None = None) -> Iterator[Entry]:
     """Every loss x dtype x sweep, with options that take turns; the usual ones for float32 and bfloat16 always.
 
     Parameters
     ----------
     losses
         Losses by name.
+    thorough
+        Labels of the formulas that all kernels are wanted of, by the loss's name; of any other formula only one, which
+        the formula's name chooses. None: all of every formula.
     """
-    for loss in losses.values():
-        yield from (_rowwise if hasattr(loss, "row_formulas") else _elementwise)(loss)
+    for name, loss in losses.items():
+        for label, entries in (_rowwise if hasattr(loss, "row_formulas") else _elementwise)(loss):
+            if thorough is None or label in thorough.get(name, ()):
+                yield from (entry() for entry in entries)
+            else:
+                yield entries[zlib.crc32(f"{name} {label}".encode()) % len(entries)]()._replace(alone=True)
     for labels, computing in (("int64", "float32"), ("uint8", "float64")):
         build = WeighingBuild(labels, computing)
         yield Entry(f"weighing {labels} {computing}", weighing_kernel(build), 0, False, True)
@@ -98,12 +108,18 @@ def _turns(turn: int, dtype: str) -> tuple[Options, ...]:
     return (USUAL, other) if dtype == "float32" else (USUAL,) if dtype == "bfloat16" else (other,)
 
 
-def _elementwise(loss: Any) -> Iterator[Entry]:
+def _elementwise(loss: Any) -> Iterator[tuple[str, list[Callable[[], Entry]]]]:
+    """For each formula its label, and what makes each of its kernels."""
     for label, formula in loss.formulas().items():
-        for turn, dtype in enumerate(DTYPES):
-            for options in _turns(turn, dtype):
-                true = "uint8" if options is ALL else dtype
-                yield elementwise_entry(f"{loss.name} {label}", formula, true, dtype, options)
+        title = f"{loss.name} {label}"
+        yield (
+            label,
+            [
+                partial(elementwise_entry, title, formula, "uint8" if options is ALL else dtype, dtype, options)
+                for turn, dtype in enumerate(DTYPES)
+                for options in _turns(turn, dtype)
+            ],
+        )
 
 
 def elementwise_entry(label: str, formula: Any, true: str, dtype: str, options: Options) -> Entry:
@@ -116,15 +132,20 @@ def elementwise_entry(label: str, formula: Any, true: str, dtype: str, options: 
     return Entry(text, elementwise_kernel(build), 0, True, build.computing == "float32" and options is not ALL)
 
 
-def _rowwise(loss: Any) -> Iterator[Entry]:
+def _rowwise(loss: Any) -> Iterator[tuple[str, list[Callable[[], Entry]]]]:
+    """The same; half of the types besides float32 for each number of classes."""
     for number, (label, formula) in enumerate(loss.row_formulas().items()):
-        for at, classes in enumerate(CLASSES):
-            for turn, dtype in enumerate(DTYPES):
-                if (turn + at + number) % 2 and dtype not in ("float32",):
-                    continue  # half of the other types for each number of classes
-                for options in _turns(turn + at, dtype):
-                    true = "int64" if loss.indexed else dtype
-                    yield rowwise_entry(f"{loss.name} {label}", formula, loss.indexed, true, dtype, classes, options)
+        title, indexed = f"{loss.name} {label}", loss.indexed
+        yield (
+            label,
+            [
+                partial(rowwise_entry, title, formula, indexed, "int64" if indexed else dtype, dtype, classes, options)
+                for at, classes in enumerate(CLASSES)
+                for turn, dtype in enumerate(DTYPES)
+                if dtype == "float32" or (turn + at + number) % 2 == 0
+                for options in _turns(turn + at, dtype)
+            ],
+        )
 
 
 def rowwise_entry(
