@@ -15,7 +15,8 @@ COMMANDS = {
     "bench": ("bench", "measure speed against NumPy, torch, scikit-learn and the memory limit"),
     "warmup": ("warmup", "compile kernels before they are needed"),
     "cache": ("kernel_cache", "show or clear the compiled kernels kept on disk"),
-    "show": ("show", "print a loss's formulas, or the CUDA C++ generated from them"),
+    "list": ("show.listing", "list every loss: names, parameters, names elsewhere"),
+    "show": ("show", "print what a loss is: formula, parameters, domain, curves; or draw it"),
     "info": ("info", "show versions, processor, threads and the kernel cache"),
 }
 
