@@ -19,12 +19,16 @@ from .losses.elementwise.mean_squared_error import MeanSquaredError as MeanSquar
 from .losses.elementwise.mean_squared_error import mean_squared_error as mean_squared_error
 from .losses.rowwise.categorical_crossentropy import CategoricalCrossentropy as CategoricalCrossentropy
 from .losses.rowwise.categorical_crossentropy import categorical_crossentropy as categorical_crossentropy
+from .losses.rowwise.dice import Dice as Dice
+from .losses.rowwise.dice import dice as dice
 from .losses.rowwise.sparse_categorical_crossentropy import (
     SparseCategoricalCrossentropy as SparseCategoricalCrossentropy,
 )
 from .losses.rowwise.sparse_categorical_crossentropy import (
     sparse_categorical_crossentropy as sparse_categorical_crossentropy,
 )
+from .losses.rowwise.tversky import Tversky as Tversky
+from .losses.rowwise.tversky import tversky as tversky
 
 bce = binary_crossentropy
 mae = mean_absolute_error

@@ -9,6 +9,7 @@ here: bad input is the public calls' business.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ def evaluate(
     """
     with np.errstate(all="ignore"):
         results = _rows if loss.family == "rowwise" else _elements
-        losses, grad, hess, axis = results(loss, y_true, y_pred)
+        losses, grad, hess, axes = results(loss, y_true, y_pred)
         given = 1.0 if sample_weight is None else in_computing(loss, sample_weight, y_pred)
         weights = _leading(given, losses.shape)
         kept = _leading(True if mask is None else mask, losses.shape) & _not_ignored(loss, y_true, losses)
@@ -54,8 +55,7 @@ def evaluate(
             return np.where(keep, factors * terms, 0.0) / total if total else np.zeros(terms.shape)
 
         value = weighed(losses, weights, kept)
-        if axis is not None:
-            weights, kept = np.expand_dims(weights, axis), np.expand_dims(kept, axis)
+        weights, kept = np.expand_dims(weights, axes), np.expand_dims(kept, axes)
         result = value if loss.reduction == "none" else float(value.sum())
         return result, weighed(grad, weights, kept), weighed(hess, weights, kept)
 
@@ -101,11 +101,11 @@ def element_parameters(loss: Any, y_pred: Any) -> dict[str, Any]:
     return {name: in_computing(loss, float(getattr(loss, name)), y_pred) for name in names}
 
 
-def _elements(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array, None]:
+def _elements(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array, tuple[()]]:
     formula, parameters = loss.formulas()[loss.variant()], element_parameters(loss, y_pred)
     y, p = in_computing(loss, y_true, y_pred), in_computing(loss, y_pred, y_pred)
     value, grad, hess = (np.broadcast_to(r, p.shape) for r in element_results(formula, parameters, y, p))
-    return value, grad, hess, None
+    return value, grad, hess, ()
 
 
 # -- one loss per row of classes ---------------------------------------------------------------------------
@@ -153,27 +153,52 @@ def row_gradients(formula: RowFormula, values: dict[str, Any], labels: Array | N
 
 def row_values(loss: Any, y_true: Any, y_pred: Any) -> tuple[dict[str, Any], Array | None]:
     """What a sweep provides by name, classes on the last axis; and class numbers, shape (..., 1), if any."""
-    axis = loss.axis % np.asarray(y_pred).ndim
-    x = np.moveaxis(in_computing(loss, y_pred, y_pred), axis, -1)
+    axes = class_axes(loss, y_pred)
+    x = classes_last(in_computing(loss, y_pred, y_pred), axes)
     weights = _class_weights(loss, y_pred)
     names = _formula(loss).parameters
     values: dict[str, Any] = {name: in_computing(loss, float(getattr(loss, name)), y_pred) for name in names}
     values |= {"x": x, "classes": np.float64(x.shape[-1])}
     values |= {"class_weight": weights, "class_weight_sum": weights.sum()}
     if not loss.indexed:
-        return {**values, "y": np.moveaxis(in_computing(loss, y_true, y_pred), axis, -1)}, None
+        return {**values, "y": classes_last(in_computing(loss, y_true, y_pred), axes)}, None
     labels = _labels(y_true, x.shape[-1])[..., None]
     own = {"target_x": np.take_along_axis(x, labels, -1), "target_weight": weights[labels]}
     return {**values, **own}, labels
 
 
-def _rows(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array, int]:
-    axis = loss.axis % np.asarray(y_pred).ndim
+def class_axes(loss: Any, y_pred: Any) -> tuple[int, ...]:
+    """The axes that a row runs along, ascending."""
+    every = range(np.ndim(y_pred))
+    chosen = every if loss.axis is None else np.atleast_1d(loss.axis).tolist()
+    return tuple(sorted(every[axis] for axis in chosen))
+
+
+def classes_last(array: Array, axes: tuple[int, ...]) -> Array:
+    """The array with its classes, of however many axes, on one last axis."""
+    order = _rows_first(axes, array.ndim)
+    shape = [array.shape[axis] for axis in order]
+    rows = len(shape) - len(axes)
+    return array.transpose(order).reshape(*shape[:rows], math.prod(shape[rows:]))
+
+
+def classes_back(array: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """What `classes_last` made of an array of that shape, as it was."""
+    order = _rows_first(axes, len(shape))
+    return array.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
+def _rows_first(axes: tuple[int, ...], count: int) -> tuple[int, ...]:
+    return (*(axis for axis in range(count) if axis not in axes), *axes)
+
+
+def _rows(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array, tuple[int, ...]]:
+    axes, shape = class_axes(loss, y_pred), np.shape(y_pred)
     values, labels = row_values(loss, y_true, y_pred)
     value, values = row_results(_formula(loss), values)
     grad, hess = row_gradients(_formula(loss), values, labels)
     losses = np.broadcast_to(value, (*grad.shape[:-1], 1))[..., 0]
-    return losses, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis), axis
+    return losses, classes_back(grad, axes, shape), classes_back(hess, axes, shape), axes
 
 
 def _formula(loss: Any) -> RowFormula:
@@ -183,7 +208,9 @@ def _formula(loss: Any) -> RowFormula:
 
 def _class_weights(loss: Any, y_pred: Any) -> Array:
     shape, given = np.shape(y_pred), getattr(loss, "class_weight", None)
-    return np.ones(shape[loss.axis % len(shape)]) if given is None else in_computing(loss, given, y_pred)
+    if given is not None:
+        return in_computing(loss, given, y_pred)
+    return np.ones(math.prod(shape[axis] for axis in class_axes(loss, y_pred)))
 
 
 def _not_ignored(loss: Any, y_true: Any, losses: Array) -> Array:

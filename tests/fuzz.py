@@ -98,7 +98,7 @@ def draw(rng, dtypes=(), *, large=False):
     if dtypes and not is_indexed(loss) and dtype == "float32" and rng.random() < 0.2:
         y = np.round(y).clip(0, 200).astype(np.uint8)
     elif dtypes and is_indexed(loss) and rng.random() < 0.3:
-        y = y.astype(rng.choice(["int8", "int16", "int32"][p.shape[loss.axis] > 128 :]))
+        y = y.astype(rng.choice(["int8", "int16", "int32"][classes_of(loss, p) > 128 :]))
     case = Case(loss, y, p, _options(rng, loss, loss_shape(loss, p.shape)))
     if p.size and rng.random() < SPECIAL:
         _make_special(rng, case)
@@ -128,6 +128,10 @@ def _loss_and_shape(rng, configured, reductions, large):
     axis = int(rng.integers(len(shape)))
     shape.insert(axis, shape.pop())
     return dataclasses.replace(loss, axis=rng.choice([axis, axis - len(shape)])), tuple(shape)
+
+
+def classes_of(loss, p):
+    return p.shape[loss.axis]
 
 
 def _options(rng, loss, shape):
@@ -172,7 +176,7 @@ def _make_wrong(rng, case):
         case.options[name] = np.full((sizes[0] + 2,) if sizes else (2, 2), value)
     elif kind == "label" and is_indexed(case.loss) and case.y.size:
         case.y = case.y.astype(np.int64)
-        bad = [case.p.shape[case.loss.axis], -1, 2**40, -(2**40)]
+        bad = [classes_of(case.loss, case.p), -1, 2**40, -(2**40)]
         bad = [label for label in bad if label != case.loss.ignore_class]
         place = rng.integers(case.y.size)
         case.y.flat[place] = rng.choice(bad)

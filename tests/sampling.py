@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 import sys
 
@@ -18,7 +19,15 @@ import pytest
 from representatives import LOSSES, REPRESENTATIVES, THOROUGH, represents, turn
 
 from fastloss.formula.ops import PRIMITIVES
-from fastloss.reference import element_parameters, element_results, row_gradients, row_results, row_values
+from fastloss.reference import (
+    class_axes,
+    classes_back,
+    element_parameters,
+    element_results,
+    row_gradients,
+    row_results,
+    row_values,
+)
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -59,11 +68,11 @@ def parameter_values(field, classes):
     if words.startswith("one of"):
         named = tuple(re.findall(r"'([^']*)'", words))
         return named or tuple(int(number) for number in words.removeprefix("one of ").split(", "))
-    if words == "an integer":
-        return (field.default,)  # axes are a matter of layout
+    if field.name == "axis":
+        return (-1,)  # axes are a matter of layout: see test_layouts.py
     if words.startswith("None or a sequence"):
         return (None, tuple(float(weight) for weight in np.resize([0.5, 2.0, 0.0, 1.0, 3.25], classes)))
-    return _VALUES[words]
+    return tuple(dict.fromkeys((field.default, *_VALUES[words])))
 
 
 def configurations(cls, classes=5):
@@ -79,15 +88,20 @@ def configurations(cls, classes=5):
     together = {name: values[min(1, len(values) - 1)] for name, values in others.items()}
     settings = [{}, *({name: not flags[name]} for name in flags), {name: not flags[name] for name in flags}]
     found, formulas = {}, set()
-    for setting in settings:
+    for setting in ({**_by_row(cls), **setting} for setting in settings):
         changes = [{}, together]
         if cls(**setting).variant() not in formulas:
             changes += [{name: value} for name, values in others.items() for value in values]
         formulas.add(cls(**setting).variant())
-        found |= {cls(**setting, **change): None for change in changes}
+        found |= {cls(**{**setting, **change}): None for change in changes}
     if "wrt" in choices:
-        found |= {cls(**setting, **change, wrt="y_true"): None for setting in settings for change in ({}, together)}
+        found |= {cls(**{**setting, **change}, wrt="y_true"): None for setting in settings for change in ({}, together)}
     return list(found)
+
+
+def _by_row(cls):
+    """Parameters that have a loss taken along the last axis, also where its default is all of them."""
+    return {"axis": -1} if cls.family == "rowwise" else {}
 
 
 def variants(cls, classes=5):
@@ -177,15 +191,29 @@ def loss_shape(loss, shape):
     """Shape of the losses for predictions of a shape."""
     if not is_rowwise(loss):
         return tuple(shape)
-    axis = loss.axis % len(shape)
-    return (*shape[:axis], *shape[axis + 1 :])
+    axes = axes_of(loss, shape)
+    return tuple(extent for axis, extent in enumerate(shape) if axis not in axes)
+
+
+def axes_of(loss, shape):
+    """The axes that a row runs along, ascending."""
+    return class_axes(loss, np.broadcast_to(0.0, shape))
+
+
+def computing(loss, dtype):
+    """The precision that kernels compute in, for predictions of a dtype."""
+    if not is_rowwise(loss):
+        return "float64" if dtype == "float64" else "float32"
+    return loss.formula().computing(dtype)
 
 
 def plain(loss, shape, rng):
     """Random well-conditioned operands as (y_true, y_pred): float64, or int64 labels."""
     if is_rowwise(loss):
-        y, p = _plain_rows(loss, (*loss_shape(loss, shape), shape[loss.axis]), rng)
-        return _with_ignored(loss, y, rng), np.moveaxis(p, -1, loss.axis)
+        axes, rows = axes_of(loss, shape), loss_shape(loss, shape)
+        y, p = (drawn_rows(numbers, (*rows, math.prod(shape[axis] for axis in axes)), rng) for numbers in loss.domain())
+        y = _with_ignored(loss, y, rng) if is_indexed(loss) else classes_back(y, axes, shape)
+        return y, classes_back(p, axes, shape)
     true, pred = loss.domain()
     y = drawn(true, shape, rng)
     return y, y + rng.normal(0.0, 1.5, shape) if (true, pred) == ("real", "real") else drawn(pred, shape, rng)
@@ -235,13 +263,6 @@ def drawn_rows(numbers, shape, rng):
             x = rng.normal(0.0, 1.5, shape)
             return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
     return drawn(numbers, shape, rng)
-
-
-def _plain_rows(loss, shape, rng):
-    true, pred = loss.domain()
-    p = drawn_rows(pred, shape, rng)
-    y = drawn_rows(true, shape, rng)
-    return (y if is_indexed(loss) else np.moveaxis(y, -1, loss.axis)), p
 
 
 def _with_ignored(loss, labels, rng):
@@ -314,42 +335,81 @@ def _extreme_elements(loss, dtype, infinite):
     return y.astype(np.float64), p.astype(dtype).astype(np.float64)
 
 
+#: Rows of five logits: ties, tails, and numbers that leave no room for others.
+_LOGITS = [
+    [0.0, 0.0, 0.0, 0.0, 0.0],
+    [3.0, 3.0, -1.0, 3.0, 0.0],
+    [20.0, 0.0, 0.0, 0.0, 0.0],
+    [5.0, -1e4, 5.0, -1e4, -1e4],
+    [0.0, 0.0, 0.0, 0.0, 40.0],
+    [100.0, 0.0, -100.0, 88.0, 12.0],
+    [1e4, 1e4 - 1.0, 1e4 - 2.0, -1e4, 0.0],
+    [1e30, -1e30, 0.0, 1.0, 2.0],
+    [-1e4, -1e4, -1e4, -1e4, -1e4 + 30.0],
+]
+
+
+def _hard_rows(loss, numbers, infinite):
+    """Rows of five hard predictions of a set."""
+    epsilon = getattr(loss, "epsilon", 1e-7)
+    match numbers:
+        case "probability":
+            return [
+                [0.2, 0.2, 0.2, 0.2, 0.2],
+                [0.2, 0.2, 0.2, 0.0, 0.0],
+                [1.0, 0.0, 0.0, 0.0, 0.0],
+                [0.0, 0.0, 3.0, 0.0, 0.0],
+                [1.0, 1e-8, 1e-30, 1e-3, 0.5],
+                [1.0 - epsilon, epsilon, 0.0, 0.0, 0.0],
+                [1.0 - epsilon * 0.5, epsilon * 0.5, 0.0, 0.0, 0.0],
+                [0.9375, 0.0625, 0.0, 0.0, 0.0],
+                [1e4, 2e4, 3e4, 4e4, 5e4],
+            ]
+        case "unit":
+            near = [1.0, 0.0, 1e-8, 1.0 - 1e-7, 0.5]
+            return [[0.2] * 5, [0.0] * 5, [1.0] * 5, [1.0, 0.0, 0.0, 0.0, 0.0], near, [1e-30, 1e-8, 0.0, 0.0, 0.0]]
+        case "distribution":
+            rows = np.array(_hard_rows(loss, "probability", infinite))
+            return (rows / rows.sum(axis=1, keepdims=True)).tolist()
+        case "log_probability" | "log_distribution":
+            rows = np.array(_LOGITS[:7] + _LOGITS[8:] + [[-np.inf, 0.0, 1.0, 1.0, -np.inf]] * infinite)
+            largest = rows.max(axis=1, keepdims=True)
+            return (rows - largest - np.log(np.exp(rows - largest).sum(axis=1, keepdims=True))).tolist()
+        case "logit":
+            return _LOGITS + [[-np.inf, 1.0, 2.0, 2.0, 0.0]] * infinite
+    raise ValueError(numbers)
+
+
+def _hard_targets(numbers, places, x):
+    """Rows of targets of a set, one for each row of predictions; ``places`` are numbers of their classes."""
+    if numbers == "label":
+        return places
+    one_hot = np.asarray(np.arange(5) == places[:, None], float)
+    even = places[:, None] % 2 == 0
+    match numbers:
+        case "distribution":
+            soft = np.where(even, one_hot, 0.9 * one_hot + 0.02)
+        case "binary" | "unit":
+            soft = np.where(even, one_hot, 1.0 - one_hot) if numbers == "binary" else np.where(even, one_hot, 0.25)
+            soft = np.where(places[:, None] == 4, 0.0, soft)
+        case "log_distribution":
+            soft = np.log(0.9 * one_hot + 0.02) - np.where(even, 0.0, 1e4 * (1.0 - one_hot))
+        case _:
+            raise ValueError(numbers)
+    return soft if numbers == "log_distribution" else np.where(np.isfinite(x), soft, one_hot)
+
+
 def _extreme_rows(loss, dtype, infinite):
-    if takes_probabilities(loss):
-        rows = [
-            [0.2, 0.2, 0.2, 0.2, 0.2],
-            [0.2, 0.2, 0.2, 0.0, 0.0],
-            [1.0, 0.0, 0.0, 0.0, 0.0],
-            [0.0, 0.0, 3.0, 0.0, 0.0],
-            [1.0, 1e-8, 1e-30, 1e-3, 0.5],
-            [1.0 - loss.epsilon, loss.epsilon, 0.0, 0.0, 0.0],
-            [1.0 - loss.epsilon * 0.5, loss.epsilon * 0.5, 0.0, 0.0, 0.0],
-            [0.9375, 0.0625, 0.0, 0.0, 0.0],
-            [1e4, 2e4, 3e4, 4e4, 5e4],
-        ]
-    else:
-        rows = [
-            [0.0, 0.0, 0.0, 0.0, 0.0],
-            [3.0, 3.0, -1.0, 3.0, 0.0],
-            [20.0, 0.0, 0.0, 0.0, 0.0],
-            [5.0, -1e4, 5.0, -1e4, -1e4],
-            [0.0, 0.0, 0.0, 0.0, 40.0],
-            [100.0, 0.0, -100.0, 88.0, 12.0],
-            [1e4, 1e4 - 1.0, 1e4 - 2.0, -1e4, 0.0],
-            [1e30, -1e30, 0.0, 1.0, 2.0],
-            [-1e4, -1e4, -1e4, -1e4, -1e4 + 30.0],
-        ]
-    x, targets = _paired(np.array(rows), np.arange(5))
-    if infinite and not takes_probabilities(loss):
-        more, other = _paired(np.array([[-np.inf, 1.0, 2.0, 2.0, 0.0], [-np.inf] * 4 + [5.0]]), np.array([4]))
-        x, targets = np.concatenate([x, more]), np.concatenate([targets, other])
-    if not is_indexed(loss):
-        one_hot = np.asarray(np.arange(5) == targets[:, None], float)
-        soft = np.where(np.isfinite(x), np.where(targets[:, None] % 2 == 0, one_hot, 0.9 * one_hot + 0.02), one_hot)
-        return soft, x.astype(dtype).astype(np.float64)
-    if loss.ignore_class is not None:
-        targets[::7] = loss.ignore_class
-    return targets, x.astype(dtype).astype(np.float64)
+    true, pred = loss.domain()
+    rows = _hard_rows(loss, pred, infinite)
+    x, places = _paired(np.array(rows), np.arange(5))
+    if infinite and pred == "logit":
+        more, other = _paired(np.array([[-np.inf] * 4 + [5.0]]), np.array([4]))
+        x, places = np.concatenate([x, more]), np.concatenate([places, other])
+    y = _hard_targets(true, places, x)
+    if is_indexed(loss) and loss.ignore_class is not None:
+        y[::7] = loss.ignore_class
+    return y, x.astype(dtype).astype(np.float64)
 
 
 def _paired(rows, targets):
@@ -439,9 +499,7 @@ def near_kink(loss, y, p, margin):
     Operands that are equal do not count: random operands are equal only where the formula makes them so (the
     largest logit and the row's peak).
     """
-    near = np.zeros(np.asarray(p).shape, bool)
-    if is_rowwise(loss):
-        near = np.moveaxis(near, loss.axis, -1)
+    near = np.zeros(1, bool) if is_rowwise(loss) else np.zeros(np.shape(p), bool)
     for difference in watch(loss, y, p).values():
         near = near | ((difference != 0.0) & (abs(difference) < margin))
-    return near.any(axis=-1) if is_rowwise(loss) else near
+    return np.broadcast_to(near.any(axis=-1), loss_shape(loss, np.shape(p))) if is_rowwise(loss) else near

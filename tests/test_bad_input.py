@@ -838,6 +838,7 @@ WRONG_VALUES = {
     "a finite number": (INF, -INF, *NO_NUMBERS),
     "> 0 or None": (0.0, -1.0, INF, *(value for value in NO_NUMBERS if value is not None)),
     "True or False": (0, 1, 0.0, None, "True", [True], np.ones((2, 2), bool)),
+    "None, an integer or integers": (1.0, True, "1", "12", (), [], [1.0], [None], {1}, NAN, np.ones((2, 2), int)),
     "an integer": (1.0, True, "1", None, NAN, 1j, np.ones((2, 2), int)),
     "an integer or None": (1.0, True, "1", NAN, 1j, np.ones((2, 2), int)),
     "None or a sequence of finite numbers >= 0": (

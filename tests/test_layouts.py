@@ -4,7 +4,9 @@ Every layout is compared with the same numbers in one C-contiguous piece: gradie
 run in another order) to a few roundings of float64.
 """
 
+import dataclasses
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from sampling import (
     loss_shape,
     plain,
     takes_unit_targets,
+    variants,
     with_reduction,
 )
 
@@ -245,6 +248,68 @@ def test_class_axis(loss, order):
         with_reduction(loss, "mean", axis=axis).grad(moved_y, moved_p, weight, out=out)
         np.testing.assert_array_equal(np.moveaxis(out, axis, -1), expected[1])
         assert with_reduction(loss, "none", axis=axis)(moved_y, moved_p).shape == (6, 3, 2)
+
+
+def takes_several_axes(loss):
+    rules = {field.name: field.metadata["rule"].words for field in dataclasses.fields(loss)}
+    return rules.get("axis") == "None, an integer or integers"
+
+
+SEVERAL = [loss for cls in LOSSES.values() if takes_several_axes(cls) for loss in variants(cls)]
+
+
+@pytest.mark.parametrize("loss", SEVERAL, ids=label_of)
+@pytest.mark.parametrize(
+    "axis", [None, (0, 1, 2, 3), (3,), (2, 3), (0, 1), (1, 3), (3, 1), (-3, -1), (0, 3, 1)], ids=str
+)
+def test_several_class_axes(loss, axis):
+    """The same bits as along one axis of arrays in which they are one."""
+    shape = (6, 3, 2, 5)
+    axes = range(4) if axis is None else sorted(number % 4 for number in axis)
+    others = [number for number in range(4) if number not in axes]
+    order, losses = (*others, *axes), tuple(shape[number] for number in others)
+    flat = (*losses, math.prod(shape[number] for number in axes))
+    y, p = operands(loss, flat)
+    rng = np.random.default_rng(0)
+    weight, mask = rng.random(losses[:1] if losses else ()), rng.random(losses) < 0.7
+    for reduction in ("mean", "none"):
+        expected = with_reduction(loss, reduction).value_grad_and_hess(y, p, weight, mask=mask)
+        several = with_reduction(loss, reduction, axis=axis)
+        laid_y, laid_p = (_parted(array, shape, order) for array in (y, p))
+        for order_in_memory in "CF":
+            laid_p = np.array(laid_p, order=order_in_memory)
+            value, grad, hess = several.value_grad_and_hess(laid_y, laid_p, weight, mask=mask)
+            assert np.shape(value) == np.shape(expected[0])
+            np.testing.assert_array_equal(value, expected[0])
+            for result, right in ((grad, expected[1]), (hess, expected[2])):
+                np.testing.assert_array_equal(result, _parted(right, shape, order))
+            out = laid_p.copy(order="K")
+            assert several.value_and_grad(laid_y, out, weight, mask=mask, out=out)[1] is out
+            np.testing.assert_array_equal(out, grad)
+    value, grad = dataclasses.replace(loss, axis=axis, reduction="none").value_and_grad(laid_y, laid_p)
+    assert np.shape(value) == losses
+    assert np.any(grad)
+
+
+def _parted(array, shape, order):
+    """An array whose last axis is several of ``order``'s last ones, as one of that shape."""
+    return array.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
+@pytest.mark.parametrize("loss", SEVERAL, ids=label_of)
+def test_what_axes_there_are(loss):
+    y, p = operands(loss, (4, 5))
+    for axis in ((0, 0), (0, -2), (0, 2), (-3, 1)):
+        with pytest.raises(ValueError, match=rf"^{loss.name}: axis must be axes of y_pred, each once.*; got "):
+            dataclasses.replace(loss, axis=axis)(y, p)
+    every = dataclasses.replace(loss, axis=None)
+    for reduction in ("mean", "none"):
+        value, grad = with_reduction(every, reduction).value_and_grad(y[:0], p[:0])
+        assert value == 0.0
+        assert grad.shape == (0, 5)
+    assert dataclasses.replace(loss, axis=[0, 1]) == dataclasses.replace(loss, axis=(np.int64(0), 1))
+    with pytest.raises(ValueError, match="must have at least one class"):
+        dataclasses.replace(loss, axis=1)(y[:, :0], p[:, :0])
 
 
 # -- types of the target -------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from sampling import (
     with_reduction,
 )
 from scipy import special
-from scipy.spatial import minkowski_distance_p
+from scipy.spatial import distance, minkowski_distance_p
 from sklearn import metrics
 
 ALL = [loss for cls in LOSSES.values() for loss in configurations(cls)]
@@ -109,6 +109,28 @@ def scipy_sparse_categorical_crossentropy(loss, y, p):
     return np.where(keep, value, 0.0), np.where(keep[:, None], grad, 0.0)
 
 
+def _as_sets(loss, p):
+    """Shares in a set, and their derivative by the predictions."""
+    if not loss.from_logits:
+        return p, np.ones_like(p)
+    return special.expit(p), special.expit(p) * special.expit(-p)
+
+
+def scipy_dice(loss, y, p):
+    q, slope = _as_sets(loss, p)
+    both, whole = ((terms).sum(axis=-1, keepdims=True) + loss.smooth for terms in (2 * y * q, y + q))
+    return (1 - both / whole)[..., 0], (both / whole - 2 * y) / whole * slope
+
+
+def scipy_tversky(loss, y, p):
+    q, slope = _as_sets(loss, p)
+    both = (y * q).sum(axis=-1, keepdims=True) + loss.smooth
+    added = loss.alpha * y * (1 - q) + loss.beta * q * (1 - y)
+    whole = both + added.sum(axis=-1, keepdims=True)
+    changed = y + loss.beta * (1 - y) - loss.alpha * y
+    return (1 - both / whole)[..., 0], (both / whole * changed - y) / whole * slope
+
+
 SCIPY = {name.removeprefix("scipy_"): function for name, function in globals().items() if name.startswith("scipy_")}
 
 
@@ -124,6 +146,18 @@ def test_scipy(loss):
         close(ours[0], value, "value")
         if not differentiates_targets(loss):
             close(ours[1], grad, "gradient")
+
+
+def test_overlap_of_sets():
+    """SciPy's dissimilarity of two sets, which has nothing to smooth."""
+    sets = np.random.default_rng(27).random((2, 30, 12)) < 0.5
+    theirs = [distance.dice(*pair) for pair in zip(*sets, strict=True)]
+    y, p = sets[0], sets[1].astype(float)
+    close(LOSSES["dice"](axis=-1, reduction="none", smooth=1e-12)(y, p), theirs, "Dice", relative=1e-11)
+    close(LOSSES["tversky"](axis=-1, reduction="none", smooth=1e-12)(y, p), theirs, "Tversky", relative=1e-11)
+    theirs = [distance.jaccard(*pair) for pair in zip(*sets, strict=True)]
+    jaccard = LOSSES["tversky"](axis=-1, reduction="none", smooth=1e-12, alpha=1, beta=1)
+    close(jaccard(y, p), theirs, "Jaccard", relative=1e-11)
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100])

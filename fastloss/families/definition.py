@@ -3,6 +3,7 @@
 from .functional import function_of
 from .loss import Domain, Example, Peers
 from .parameters import (
+    axes,
     choice,
     clip_margin,
     flag,
@@ -23,6 +24,7 @@ __all__ = [
     "Domain",
     "Example",
     "Peers",
+    "axes",
     "choice",
     "clip_margin",
     "flag",

@@ -42,8 +42,18 @@ def aligned(*arrays: Array | None) -> bool:
     return all(a is None or a.__array_interface__["data"][0] % 16 == 0 for a in arrays)
 
 
-def classes_last(array: Any, axis: int) -> Any:
-    """A view, of an array of NumPy or CuPy, with the class axis last: the array itself where it is."""
-    if axis == array.ndim - 1:
-        return array
-    return array.transpose(*(other for other in range(array.ndim) if other != axis), axis)
+def class_axes(axis: int | tuple[int, ...] | None, count: int) -> tuple[int, ...] | None:
+    """The class axes of an array with ``count`` axes, ascending from 0; every axis, if ``axis`` is None.
+
+    Gives None if the array lacks one, or one is named twice.
+    """
+    given = tuple(range(count)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    found = sorted({number % count for number in given if -count <= number < count})
+    return tuple(found) if len(found) == len(given) else None
+
+
+def classes_last(array: Any, axes: tuple[int, ...]) -> Any:
+    """A view, of an array of NumPy or CuPy, with the class axes last: the array itself where they are."""
+    rows = tuple(other for other in range(array.ndim) if other not in axes)
+    order = (*rows, *axes)
+    return array if order == tuple(range(array.ndim)) else array.transpose(*order)

@@ -86,6 +86,19 @@ def integer(default: int, doc: str) -> Any:
     return _parameter(default, Rule("an integer", _integer), doc)
 
 
+def axes(default: int | tuple[int, ...] | None, doc: str) -> Any:
+    """One axis, several, or None: all of them."""
+
+    def convert(value: Any) -> int | tuple[int, ...] | None:
+        if value is None or isinstance(value, Integral):
+            return None if value is None else _integer(value)
+        if not isinstance(value, tuple | list) or not value:
+            raise ValueError
+        return tuple(_integer(number) for number in value)
+
+    return _parameter(default, Rule("None, an integer or integers", convert), doc)
+
+
 def optional_integer(doc: str) -> Any:
     """Any integer, or None."""
     return _parameter(None, Rule("an integer or None", lambda x: None if x is None else _integer(x)), doc)

@@ -25,7 +25,7 @@ from ..validate import (
     target,
 )
 from .elementwise import BYPASS_CACHE_FROM
-from .layout import aligned, buffer_like, classes_last, contiguous
+from .layout import aligned, buffer_like, class_axes, classes_last, contiguous
 from .loss import Loss
 from .parameters import integer
 
@@ -43,7 +43,7 @@ class RowsLoss(Loss, abstract=True):
     """
 
     indexed: ClassVar[bool] = False
-    axis = -1
+    axis: int | tuple[int, ...] | None = -1
 
     @classmethod
     def row_formulas(cls) -> dict[str, RowFormula]:
@@ -107,41 +107,44 @@ class RowsLoss(Loss, abstract=True):
         sample_weight, mask = self._given("sample_weight", sample_weight), self._given("mask", mask)
         p = prediction(self.name, y_pred)
         y = labels(self.name, y_true) if self.indexed else target(self.name, y_true)
-        axis, shape = self.class_axis(y, p)
+        axes, shape = self.class_axes(y, p)
         grad, hess = self._results(outputs, p, out, hess_out, (y, p, sample_weight, mask))
-        class_weights = self.class_weights(p, axis)
+        class_weights = self.class_weights(p, axes)
         weighing = self._weighing(y, p, shape, class_weights, sample_weight, mask, normalizer)
         if weighing.normalizer == 0.0:
             for result in (grad, hess):
                 if result is not None:
                     result[...] = 0
             return 0.0, grad, hess
-        return self._swept(outputs, y, p, axis, shape, class_weights, weighing, grad, hess)
+        return self._swept(outputs, y, p, axes, shape, class_weights, weighing, grad, hess)
 
     def _swept(
         self,
         outputs: int,
         y: Array,
         p: Array,
-        axis: int,
+        axes: tuple[int, ...],
         shape: tuple[int, ...],
         class_weights: Array | None,
         weighing: Weighting,
         grad: Array | None,
         hess: Array | None,
     ) -> tuple[Any, Any, Any]:
-        """Run the kernel, through copies where the class axis is not last or an array is not contiguous."""
-        rows, classes = math.prod(shape), p.shape[axis]
+        """Run the kernel, through copies where the class axes are not last or an array is not contiguous."""
+        classes = math.prod(p.shape[axis] for axis in axes)
+        rows = math.prod(shape) if classes else 0
         ignored = getattr(self, "ignore_class", None)
         if self.indexed:
             y_name, y_ready, ignored = labels_in_memory(contiguous(y, "C"), ignored)
         else:
-            y_name, y_ready = in_memory(contiguous(classes_last(y, axis), "C"))
-        p_name, p_ready = in_memory(contiguous(classes_last(p, axis), "C"))
-        grad_last, hess_last = (None if a is None else classes_last(a, axis) for a in (grad, hess))
+            y_name, y_ready = in_memory(contiguous(classes_last(y, axes), "C"))
+        p_name, p_ready = in_memory(contiguous(classes_last(p, axes), "C"))
+        grad_last, hess_last = (None if a is None else classes_last(a, axes) for a in (grad, hess))
         grad_ready, hess_ready = buffer_like(grad_last, "C"), buffer_like(hess_last, "C")
         computing = self._computing(p)
-        losses = np.empty(shape, computing) if outputs & VALUE and self.reduction == "none" else None
+        losses = (
+            (np.empty if rows else np.zeros)(shape, computing) if outputs & VALUE and self.reduction == "none" else None
+        )
         few = 0 < classes <= backend("rowwise_few").most_classes(computing)
         row_bytes = classes * p.dtype.itemsize
         long_rows = p.nbytes >= BYPASS_CACHE_FROM and row_bytes >= LONG_ROWS_FROM
@@ -184,18 +187,20 @@ class RowsLoss(Loss, abstract=True):
         """Precision of the arithmetic, of weights and of losses."""
         return self.formula().computing(storage_name(p.dtype) or "float64")
 
-    def class_axis(self, y: Any, p: Any) -> tuple[int, tuple[int, ...]]:
-        """The class axis of predictions, 0 or more, and the shape of their rows' losses; the shapes must fit."""
+    def class_axes(self, y: Any, p: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The class axes of predictions, ascending, and the shape of their rows' losses; the shapes must fit."""
         if not p.ndim:
             raise ValueError(rejected(self.name, "y_pred", "have a class axis", "a scalar"))
-        if not -p.ndim <= self.axis < p.ndim:
-            raise ValueError(rejected(self.name, "axis", f"be an axis of y_pred, which has {p.ndim}", self.axis))
-        axis = self.axis % p.ndim
-        shape = p.shape[:axis] + p.shape[axis + 1 :]
-        if not p.shape[axis] and math.prod(shape):
+        axes = class_axes(self.axis, p.ndim)
+        if axes is None:
+            several = "axes of y_pred, each once," if isinstance(self.axis, tuple) else "an axis of y_pred,"
+            raise ValueError(rejected(self.name, "axis", f"be {several} which has {p.ndim}", self.axis))
+        shape = tuple(extent for axis, extent in enumerate(p.shape) if axis not in axes)
+        # Over all axes nothing is left of an empty batch; elsewhere there are rows without classes.
+        if not p.size and math.prod(shape) and self.axis is not None:
             raise ValueError(rejected(self.name, "y_pred", "have at least one class", f"shape {p.shape}"))
         self._require_shape(y, p, shape)
-        return axis, shape
+        return axes, shape
 
     def _require_shape(self, y: Any, p: Any, shape: tuple[int, ...]) -> None:
         if not self.indexed:
@@ -206,13 +211,14 @@ class RowsLoss(Loss, abstract=True):
             hint = f"Drop its last axis: {dropped}" if y.shape == (*shape, 1) else ""
             raise ValueError(rejected(self.name, "y_true", rule, y.shape, hint))
 
-    def class_weights(self, p: Any, axis: int) -> Array | None:
+    def class_weights(self, p: Any, axes: tuple[int, ...]) -> Array | None:
         """Weights of the classes, in the precision of the arithmetic; None if there are none."""
         given = getattr(self, "class_weight", None)
         if given is None:
             return None
-        if len(given) != p.shape[axis]:
-            rule = f"have one weight per class, {p.shape[axis]}"
+        classes = math.prod(p.shape[axis] for axis in axes)
+        if len(given) != classes:
+            rule = f"have one weight per class, {classes}"
             raise ValueError(rejected(self.name, "class_weight", rule, len(given)))
         with np.errstate(over="ignore"):
             weights = np.array(given, precision_of(p))
@@ -273,8 +279,8 @@ class RowsLoss(Loss, abstract=True):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowwiseLoss(RowsLoss, abstract=True):
-    """One loss per row of classes, along any axis."""
+    """One loss per row of classes, along any axis; a loss that takes several declares ``axis`` by `axes`."""
 
     family: ClassVar[str] = "rowwise"
 
-    axis: int = integer(-1, "the class axis of y_pred")
+    axis: int | tuple[int, ...] | None = integer(-1, "the class axis of y_pred")

@@ -42,8 +42,9 @@ def evaluate(
     on_device.require_aligned(name, "y_pred", p)
     require_prediction(name, p.dtype)
     (require_labels if loss.indexed else require_target)(name, y.dtype)
-    axis, shape = loss.class_axis(y, p)
-    classes, rows = p.shape[axis], math.prod(shape)
+    axes, shape = loss.class_axes(y, p)
+    classes = math.prod(p.shape[axis] for axis in axes)
+    rows = math.prod(shape) if classes else 0
     formula: RowFormula = loss.formula()
     computing = formula.computing(storage_name(p.dtype) or "")
     if classes > MOST_CLASSES:
@@ -55,21 +56,25 @@ def evaluate(
         if check == "raise" and loss.indexed:
             loss.require_labels(_counting(y, weighed), classes)
         grad, hess = on_device.results(name, outputs, p, out, hess_out, (y, p, sample_weight, mask))
-        losses = launch.empty(shape, computing) if loss.reduction == "none" and outputs & VALUE else None
+        losses = (
+            (launch.empty if rows else launch.zeros)(shape, computing)
+            if loss.reduction == "none" and outputs & VALUE
+            else None
+        )
         value = None
         if outputs & VALUE and losses is None:
             value = launch.empty((), np.float64) if rows else launch.zeros((), np.float64)
-        grad_last, hess_last = (None if a is None else classes_last(a, axis) for a in (grad, hess))
+        grad_last, hess_last = (None if a is None else classes_last(a, axes) for a in (grad, hess))
         grad_ready, hess_ready = (on_device.buffer_like(a, "C") for a in (grad_last, hess_last))
         if rows:
             scratch = launch.workspace(p.device.id)
-            y_ready, ignored = _targets(loss, y, axis)
-            class_weights, weight_sum = _class_weights(loss, p, axis, computing)
+            y_ready, ignored = _targets(loss, y, axes)
+            class_weights, weight_sum = _class_weights(loss, p, axes, computing)
             at, known = _inverse(
                 loss, rows, y_ready, weighed, class_weights, ignored, normalizer, p, computing, scratch, check
             )
             operands = Operands(
-                y_ready, on_device.contiguous(classes_last(p, axis), "C"), *weighed, grad_ready, hess_ready, losses,
+                y_ready, on_device.contiguous(classes_last(p, axes), "C"), *weighed, grad_ready, hess_ready, losses,
                 at, known,
             )  # fmt: skip
             build = RowBuild(
@@ -95,20 +100,21 @@ def _counting(y: Any, weighed: on_device.Weighed) -> Any:
     return np.where(kept, labels, 0)
 
 
-def _targets(loss: Any, y: Any, axis: int) -> tuple[Any, int | None]:
+def _targets(loss: Any, y: Any, axes: tuple[int, ...]) -> tuple[Any, int | None]:
     """Targets as kernels read them, and the label that does not count."""
     if not loss.indexed:
-        return on_device.contiguous(classes_last(y, axis), "C"), None
+        return on_device.contiguous(classes_last(y, axes), "C"), None
     return signed_labels(on_device.contiguous(y, "C"), getattr(loss, "ignore_class", None))
 
 
-def _class_weights(loss: Any, p: Any, axis: int, computing: str) -> tuple[Any, float]:
+def _class_weights(loss: Any, p: Any, axes: tuple[int, ...], computing: str) -> tuple[Any, float]:
     """Class weights on the device, which are sent there once for each stream, and their sum."""
-    key = ("class_weights", p.device.id, launch.stream(), p.dtype.name, p.shape[axis])
+    classes = math.prod(p.shape[axis] for axis in axes)
+    key = ("class_weights", p.device.id, launch.stream(), p.dtype.name, classes)
     sent: tuple[Any, float] | None = loss._plans.get(key)
     if sent is None:
-        host = loss.class_weights(p, axis)
-        sent = (None, float(p.shape[axis]))
+        host = loss.class_weights(p, axes)
+        sent = (None, float(classes))
         if host is not None:
             sent = (launch.uploaded(host, computing), float(np.sum(host, dtype=np.float64)))
         loss._plans[key] = sent
