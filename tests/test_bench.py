@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from importlib.util import find_spec
@@ -20,16 +21,17 @@ from representatives import THOROUGH
 
 import fastloss as fl
 from fastloss import bench
-from fastloss.bench import by_formula, cases, contenders, limit, numpy_peers, sharing, table, torch_peers
+from fastloss.bench import arithmetic, by_formula, cases, contenders, limit, numpy_peers, sharing, table, torch_peers
 from fastloss.bench.cases import GOALS, SHAPES, WANTED, Case, all_cases, chosen
 from fastloss.bench.data import operands
 from fastloss.bench.measure import Result, measure
+from fastloss.bench.primitives import Primitive, primitives_of
 from fastloss.bench.timing import ENOUGH, LEAST_ROUNDS, Effort, Samples, interleaved
 from fastloss.cpu.run import run as run_kernel
 from fastloss.families.definition import Example
 from fastloss.families.elementwise import ElementwiseLoss
 from fastloss.families.loss import _REGISTRY, registry
-from fastloss.formula.ops import sqrt
+from fastloss.formula.ops import exp, power, sqrt
 
 TINY = Effort(rounds=3, sample=1e-5, budget=0.0, pause=0.0)
 MOST = 600
@@ -172,7 +174,7 @@ def test_a_missing_peer_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_every_goal_has_its_case() -> None:
     by_key = {(case.loss.name, case.configuration, case.dtype, case.shape): case for case in all_cases()}
-    assert {key: by_key[key].goals for key in WANTED} == WANTED
+    assert all(by_key[key].goals.items() >= goals.items() for key, goals in WANTED.items())
     assert {goal for case in by_key.values() for goal in case.goals} == set(GOALS)
 
 
@@ -180,6 +182,53 @@ def test_every_loss_has_a_tiny_case_with_goals() -> None:
     tiny = [case for case in all_cases() if case.tiny]
     assert {case.loss.name for case in tiny} == measurable()
     assert all(case.elements == 8 and case.goals == cases.TINY_GOALS for case in tiny)
+
+
+def test_every_loss_has_the_goals_of_its_family() -> None:
+    with_goals = {(case.loss.name, case.configuration) for case in all_cases() if case.goals and not case.tiny}
+    assert with_goals == {(case.loss.name, case.configuration) for case in all_cases()}
+    large = next(case for case in all_cases() if (case.loss.name, case.size) == ("huber", "1e7"))
+    assert large.goals == {"torch": 5.0, "limit": 0.6}
+
+
+def test_without_names_most_losses_are_measured_where_they_have_a_goal() -> None:
+    usual = chosen(all_cases(), (), "")
+    assert {case.loss.name for case in usual} == measurable()
+    assert {case.name for case in usual if case.loss.name == "huber"} == {"float32-8", "float32-1e5", "float32-1e7"}
+    others = [case for case in usual if case.loss.name not in THOROUGH]
+    assert all(case.goals and not case.tiny for case in others)
+    assert {case.loss.name for case in chosen(all_cases(MOST), (), "")} == set(THOROUGH)  # as with --quick
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_every_loss_has_an_expression_of_torch() -> None:
+    for case in MEASURED:
+        assert torch_peers.call(case.loss, *operands(case), 1) is not None, f"{case.loss.name} {case.configuration}"
+
+
+def test_operands_are_what_the_loss_takes() -> None:
+    for case in MEASURED:
+        for kind, numbers in zip(case.loss.domain(), operands(case), strict=True):
+            numbers = numbers.astype(np.float64)
+            match kind:
+                case "label":
+                    assert set(np.unique(numbers)) <= set(range(case.shape[-1]))
+                case "unit" | "binary":
+                    assert set(np.unique(numbers)) <= {0.0, 1.0}
+                case "sign":
+                    assert set(np.unique(numbers)) <= {-1.0, 1.0}
+                case "probability":
+                    assert ((numbers > 0) & (numbers < 1)).all()
+                case "positive":
+                    assert (numbers > 0).all()
+                case "non_negative":
+                    assert (numbers >= 0).all()
+                case "log_probability" | "log_distribution":
+                    assert (numbers < 0).all()
+                case "distribution":
+                    assert (numbers.sum(axis=-1) == 1).all()
+                case _:
+                    assert kind in ("real", "logit")
 
 
 def test_names_of_cases_are_unique() -> None:
@@ -368,6 +417,62 @@ def test_the_limit_moves_as_many_bytes_as_asked_for(monkeypatch: pytest.MonkeyPa
     assert all(1_000_000 <= count < 1_000_000 + 12 * limit.LANES for count in moved)
 
 
+def test_primitives_are_counted_as_a_compiler_would() -> None:
+    def counted(loss: Any) -> dict[tuple[str, float | None], int]:
+        return {tuple(primitive): number for primitive, number in primitives_of(loss).items()}
+
+    assert counted(fl.Huber()) == {}
+    assert counted(fl.BinaryCrossentropy(from_logits=True)) == {("exp_nonpositive", None): 1, ("log1p_unit", None): 1}
+    assert counted(fl.SparseCategoricalCrossentropy(from_logits=True)) == {("exp_nonpositive", None): 1}
+
+
+def test_what_only_the_hessian_needs_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def formula(y: Any, p: Any, delta: Any) -> Any:
+        twice = sqrt(p) + sqrt(p)
+        return twice, power(p, delta) - power(p, 0.5), exp(p)
+
+    monkeypatch.setattr(fl.Huber, "formula", staticmethod(formula))
+    assert primitives_of(fl.Huber()) == {("sqrt", None): 1, ("power", 1.0): 1, ("power", 0.5): 1}
+    assert primitives_of(fl.Huber(delta=2.0)) == {("sqrt", None): 1, ("power", None): 1, ("power", 0.5): 1}
+
+
+@pytest.mark.parametrize("computing", ["float32", "float64"])
+@pytest.mark.parametrize("elements", [1000, 40_000])
+def test_the_arithmetic_limit_computes_every_primitive_of_every_element(
+    computing: str, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    wanted = Counter({Primitive("exp_nonpositive"): 2, Primitive("power", 3.0): 1, Primitive("log"): 1})
+    run = arithmetic.run
+    monkeypatch.setattr(
+        arithmetic, "run", lambda entry, arrays, *rest: (given.append(arrays), run(entry, arrays, *rest))
+    )
+    arithmetic.arithmetic(wanted, elements, computing)()
+    (numbers, sums), lanes = given[0], arithmetic.LANES[computing]
+    x = numbers.astype(np.float64)
+    terms = np.exp(-x) + np.exp(-0.99 * x) + np.log(0.98 * x) + (0.97 * x) ** 3
+    size = -(-elements // lanes) * lanes
+    chunk = limit.elements_per_chunk(size)
+    expected = sum(terms[: min(chunk, size - first)].sum() for first in range(0, size, chunk))
+    np.testing.assert_allclose(sums.sum(dtype=np.float64), expected, rtol=1e-4 if computing == "float32" else 1e-12)
+
+
+def test_the_slower_limit_binds() -> None:
+    case = Case(fl.Huber(), "", "float32", (10**6,), {"limit": 0.6})
+    samples = {"fastloss": Samples(1, [1e-3] * 3, [0.0] * 3)}
+    samples |= {name: Samples(1, [5e-4] * 3, [0.0] * 3) for name in limit.STREAMS}
+    result = Result(case, 12 * 10**6, samples)
+    assert (result.binding, result.share_of_limit) == ("memory", 0.5)
+    samples[arithmetic.ARITHMETIC] = Samples(1, [8e-4] * 3, [0.0] * 3)
+    assert (result.binding, result.share_of_limit) == ("arithmetic", 0.8)
+    assert result.as_json()["binding"] == "arithmetic"
+    assert result.as_json()["limits"] == {"memory": 5e-4, "arithmetic": 8e-4}
+    assert table.cells(result)[table.HEADER.index("limit")] == "exp/log"
+    assert [verdict.reached for verdict in result.verdicts()] == [True]
+    samples[arithmetic.ARITHMETIC].waited[:] = [0.5] * 3
+    assert [verdict.reached for verdict in result.verdicts()] == [None]
+
+
 def test_goals_are_judged_in_their_direction() -> None:
     case = Case(fl.Huber(), "", "float32", (8,), {"torch": 15.0, "us/call": 4.0, "limit": 0.8})
     samples = {"fastloss": Samples(1, [5e-6] * 3, [0.0] * 3), "torch": Samples(1, [1e-4] * 3, [0.0] * 3)}
@@ -383,10 +488,13 @@ def test_goals_are_judged_in_their_direction() -> None:
     assert str(verdicts["limit"]) == "huber float32-8: limit not measured (>= 0.8)"
 
 
-def test_the_drawn_table_has_every_result(huber: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_drawn_table_has_every_result(
+    huber: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("rich", reason="the drawn table needs rich: pip install 'fastloss[bench]'")
+    monkeypatch.setenv("COLUMNS", str(table.DRAWN_FROM))
     drawn = table.RichTable([huber])
     drawn.start(huber, 1, 1)
     drawn.add(Result(huber, 96, {"fastloss": Samples(1, [5e-6], [0.0])}))
     drawn.end()
-    assert "hub" in capsys.readouterr().out
+    assert "huber" in capsys.readouterr().out

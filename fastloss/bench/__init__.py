@@ -24,8 +24,9 @@ __all__ = ["main"]
 QUICK_ELEMENTS = 10**6
 DONE, WRONG, UNUSABLE = 0, 1, 2
 EXPLANATION = """\
-Value and gradient of the mean, medians of shuffled rounds. % limit: of the speed at which memory lets as many
-bytes be read and written. x NumPy, x torch, x sklearn: times faster than. spread: from the fastest 10 % of the
+Value and gradient of the mean, medians of shuffled rounds. % limit: of the speed that the slower of two limits allows:
+memory, which must let as many bytes be read and written, or the loss's exponentials, logarithms and powers alone, on
+numbers from the caches. x NumPy, x torch, x sklearn: times faster than. spread: from the fastest 10 % of the
 samples to the slowest 10 %, as a share of the median. -: no such peer, or too small to be limited by memory.
 ~: the machine was too busy for a fair sample.
 """
@@ -118,7 +119,7 @@ def run(cases: Sequence[Case], effort: Effort, threads: int | None = None) -> di
 
 def _options(argv: Sequence[str]) -> Namespace:
     parser = ArgumentParser("python -m fastloss bench", description="Speed against others and the memory limit.")
-    parser.add_argument("losses", nargs="*", metavar="LOSS", help="losses to measure (default: all)")
+    parser.add_argument("losses", nargs="*", metavar="LOSS", help="losses to measure (default: all; --quick: some)")
     parser.add_argument("--quick", action="store_true", help="smaller inputs, fewer rounds: below a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")
     parser.add_argument("--threads", type=_positive, metavar="N", help="threads of every contender")

@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..families.loss import Loss, configurations, named, registry
+from ..families.representatives import THOROUGH
 
-#: Goals by name, and whether each is a least (else a most) value: share of the memory limit, times torch's
+#: Goals by name, and whether each is a least (else a most) value: share of the limit that binds, times torch's
 #: speed, microseconds per call, time as a share of that of the same case in float32.
 GOALS = {"limit": True, "torch": True, "us/call": False, "vs float32": False}
 
@@ -39,6 +40,11 @@ WANTED: dict[Key, dict[str, float]] = {
         )
         for dtype in ("float16", "bfloat16")
     },
+}
+#: The speed that is wanted of every loss of a family, in float32: the shape, and goals.
+FAMILY_GOALS: dict[str, tuple[Shape, dict[str, float]]] = {
+    "elementwise": (LARGE, {"torch": 5.0, "limit": 0.6}),
+    "rowwise": ((4096, 1000), {"torch": 3.0}),
 }
 #: Shapes that every loss of a family is measured at, in float32.
 SHAPES: dict[str, tuple[Shape, ...]] = {
@@ -117,7 +123,9 @@ def all_cases(most: int | None = None) -> list[Case]:
 
 
 def chosen(cases: Sequence[Case], losses: Sequence[str], part: str) -> list[Case]:
-    """The cases of some losses (all, if none is named) with ``part`` in their name.
+    """The cases of some losses with ``part`` in their name.
+
+    If none is named: all of the losses that stand for others, and of every other loss those with a goal of its family.
 
     Raises
     ------
@@ -125,12 +133,16 @@ def chosen(cases: Sequence[Case], losses: Sequence[str], part: str) -> list[Case
         If a loss is unknown or nothing is left.
     """
     wanted = named(losses)
-    left = [case for case in cases if case.loss.name in wanted and part in case.name]
+    left = [case for case in cases if case.loss.name in wanted and part in case.name and (losses or _usual(case))]
     if not left:
         names_of_cases = sorted({case.name for case in cases if case.loss.name in wanted})
         message = f"no case has {part!r} in its name; there are {', '.join(names_of_cases)}"
         raise ValueError(message)
     return left
+
+
+def _usual(case: Case) -> bool:
+    return case.loss.name in THOROUGH or bool(case.goals and not case.tiny)
 
 
 def _cases_of(name: str) -> Iterator[Case]:
@@ -141,5 +153,7 @@ def _cases_of(name: str) -> Iterator[Case]:
         keys = [(name, configuration, "float32", shape) for shape in shapes]
         keys += [key for key in WANTED if key[:2] == (name, configuration) and key not in keys]
         for key in keys:
-            case = Case(configured, *key[1:], goals=WANTED.get(key, {}))
+            shape, goals = FAMILY_GOALS.get(loss.family, ((), {}))
+            own = goals if key[2:] == ("float32", shape) else {}
+            case = Case(configured, *key[1:], goals=own | WANTED.get(key, {}))
             yield dataclasses.replace(case, goals=TINY_GOALS) if case.tiny else case

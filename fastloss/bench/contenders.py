@@ -91,7 +91,7 @@ def _numpy(case: Case, data: Operands) -> Contender:
 def _torch(case: Case, data: Operands, threads: int) -> Contender | None:
     if torch_peers.available():
         return None
-    found = torch_peers.call(case.loss, case.configuration, *data, threads)
+    found = torch_peers.call(case.loss, *data, threads)
     if found is None:
         return None
     call, prediction = found

@@ -31,33 +31,54 @@ class Operands(NamedTuple):
 
 
 def operands(case: Case) -> Operands:
-    """Targets and predictions of a case."""
+    """Targets and predictions of a case, by what its loss takes."""
     random = np.random.default_rng(12345)
     dtype = dtype_named(case.dtype)
+    true, pred = case.loss.domain()
     if case.loss.family == "rowwise":
-        y, p = _rows(case, random)
-    elif case.configuration:
-        p = random.standard_normal(case.shape, np.float32)
-        y = (random.random(case.shape, np.float32) < 0.5).astype(np.float32)
-        p = 2.0 * p if case.configuration == "logits" else 0.5 + 0.2 * np.tanh(p)
-    else:
+        p = _rows(pred, case.shape, random)
+        y = _rows(true, case.shape, random)
+    elif (true, pred) == ("real", "real"):
         y, p = _regression(case.loss, case.shape, random)
+    else:
+        p = _numbers(pred, case.shape, random)
+        y = _numbers(true, case.shape, random)
     return Operands(y if y.dtype.kind == "i" else y.astype(dtype), p.astype(dtype))
 
 
-def _rows(case: Case, random: np.random.Generator) -> tuple[Array, Array]:
-    """Rows of logits or probabilities, and class numbers or one-hot rows."""
-    rows, classes = case.shape
-    p = 2.0 * random.standard_normal(case.shape, np.float32)
-    if case.configuration == "probabilities":
-        np.exp(p, out=p)
-        p /= p.sum(axis=-1, keepdims=True)
-    labels = random.integers(0, classes, rows)
-    if getattr(case.loss, "indexed", False):
-        return labels, p
-    one_hot = np.zeros(case.shape, np.float32)
-    one_hot[np.arange(rows), labels] = 1.0
-    return one_hot, p
+def _numbers(kind: str, shape: Shape, random: np.random.Generator) -> Array:
+    """Ordinary float32 numbers of a set (see `fastloss.families.loss.SETS`)."""
+    if kind in ("unit", "binary"):
+        return (random.random(shape, np.float32) < 0.5).astype(np.float32)
+    if kind == "sign":
+        return np.where(random.random(shape, np.float32) < 0.5, np.float32(-1.0), np.float32(1.0))
+    if kind == "non_negative":
+        return random.integers(0, 5, shape).astype(np.float32)
+    numbers: Array = random.standard_normal(shape, np.float32)
+    match kind:
+        case "logit":
+            numbers = 2.0 * numbers
+        case "positive":
+            numbers = np.exp(0.5 * numbers)
+        case "probability":
+            numbers = 0.5 + 0.2 * np.tanh(numbers)
+        case "log_probability":
+            numbers = np.log(0.5 + 0.2 * np.tanh(numbers))
+    return numbers
+
+
+def _rows(kind: str, shape: Shape, random: np.random.Generator) -> Array:
+    """Rows of such numbers: a class number each, one-hot, or numbers that are one distribution where the set is."""
+    rows, classes = shape
+    if kind in ("label", "distribution"):
+        labels: Array = random.integers(0, classes, rows)
+        one_hot: Array = (np.arange(classes) == labels[:, None]).astype(np.float32)
+        return labels if kind == "label" else one_hot
+    if kind not in ("probability", "log_probability", "log_distribution"):
+        return _numbers(kind, shape, random)
+    p: Array = np.exp(2.0 * random.standard_normal(shape, np.float32))
+    p /= p.sum(axis=-1, keepdims=True)
+    return p if kind == "probability" else np.log(p)
 
 
 def _regression(loss: Loss, shape: Shape, random: np.random.Generator) -> tuple[Array, Array]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from . import contenders as who
+from .arithmetic import ARITHMETIC, arithmetic
 from .cases import GOALS, Case
 from .data import operands
 from .limit import STREAMS, streams
+from .primitives import primitives_of
 from .timing import Effort, Samples, interleaved
 
 #: Cases that move fewer bytes are limited by the call itself, not by memory.
@@ -63,13 +65,26 @@ class Result:
         return None if mine is None or other is None else other / mine
 
     @property
-    def limit(self) -> float | None:
+    def memory_limit(self) -> float | None:
         """Seconds that memory alone takes for these bytes: the fastest of the ways to move them."""
         return min((self.samples[name].median for name in STREAMS if name in self.samples), default=None)
 
     @property
+    def limit(self) -> float | None:
+        """Seconds that the limit which binds takes: memory, or the loss's exponentials and logarithms alone."""
+        memory, arithmetic_limit = self.memory_limit, self.seconds(ARITHMETIC)
+        return memory if memory is None or arithmetic_limit is None else max(memory, arithmetic_limit)
+
+    @property
+    def binding(self) -> str:
+        """Which limit that is: ``memory`` or ``arithmetic``; empty if none was measured."""
+        if self.limit is None:
+            return ""
+        return "arithmetic" if self.limit == self.seconds(ARITHMETIC) else "memory"
+
+    @property
     def share_of_limit(self) -> float | None:
-        """Speed as a share of what memory allows."""
+        """Speed as a share of what the limit that binds allows."""
         mine = self.seconds(who.FASTLOSS)
         return None if mine is None or self.limit is None else self.limit / mine
 
@@ -93,7 +108,8 @@ class Result:
 
     def _doubtful(self, goal: str) -> bool:
         """Whether a number that a goal is about rests on disturbed samples."""
-        names = {"limit": STREAMS, "torch": [who.TORCH], "vs float32": [who.FLOAT32]}.get(goal, [])
+        limits = [ARITHMETIC] if self.binding == "arithmetic" else list(STREAMS)
+        names = {"limit": limits, "torch": [who.TORCH], "vs float32": [who.FLOAT32]}.get(goal, [])
         others = [self.samples[name] for name in names if name in self.samples]
         fastest = min(others, key=lambda samples: samples.median, default=None)
         return self.samples[who.FASTLOSS].doubtful or (fastest is not None and fastest.doubtful)
@@ -121,6 +137,8 @@ class Result:
             "ns_per_element": None if mine is None else mine * 1e9 / self.case.elements,
             "gb_per_s": None if mine is None else self.bytes_moved / mine / 1e9,
             "share_of_limit": self.share_of_limit,
+            "limits": {"memory": self.memory_limit, "arithmetic": self.seconds(ARITHMETIC)},
+            "binding": self.binding or None,
             "times": {name: self.times(name) for name in (who.NUMPY, who.TORCH, who.SKLEARN)},
             "spread": self.spread,
             "numpy_by_formula": _numpy_by_formula(self.case),
@@ -141,7 +159,17 @@ def measure(case: Case, effort: Effort, threads: int) -> Result:
     bytes_moved = data.y.nbytes + 2 * data.p.nbytes
     if bytes_moved >= LIMIT_FROM:
         calls |= streams(bytes_moved)
+        if wanted := primitives_of(case.loss):
+            calls[ARITHMETIC] = arithmetic(wanted, case.elements, _computing(case))
     return Result(case, bytes_moved, interleaved(calls, effort), refused)
+
+
+def _computing(case: Case) -> str:
+    """The precision of the kernel's arithmetic."""
+    if case.loss.family == "rowwise":
+        computing: str = case.loss.formula().computing(case.dtype)  # type: ignore[attr-defined]
+        return computing
+    return "float64" if case.dtype == "float64" else "float32"
 
 
 def _numpy_by_formula(case: Case) -> bool:

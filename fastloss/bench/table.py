@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -13,10 +14,14 @@ from .measure import Result
 
 HEADER = (
     "loss", "case", "dtype", "shape",
-    "us/call", "ns/elem", "GB/s", "% limit", "x NumPy", "x torch", "x sklearn", "spread",
+    "us/call", "ns/elem", "GB/s", "% limit", "limit", "x NumPy", "x torch", "x sklearn", "spread",
 )  # fmt: skip
 TEXT_COLUMNS = 4
+#: The limit that binds, in few letters.
+SHORT = {"memory": "memory", "arithmetic": "exp/log", "": "-"}
 NUMBER_WIDTH = 9
+#: Columns of a terminal that the drawn table fits.
+DRAWN_FROM = 150
 
 
 def labels(case: Case) -> list[str]:
@@ -34,7 +39,7 @@ def cells(result: Result) -> list[str]:
     line.append(f"{seconds * 1e9 / result.case.elements:.3g}")
     line.append(f"{result.bytes_moved / seconds / 1e9:.3g}")
     share, spread = result.share_of_limit, result.spread
-    line.append("-" if share is None else f"{share:.0%}")
+    line += ["-" if share is None else f"{share:.0%}", SHORT[result.binding]]
     line += [_ratio(result, name) for name in (NUMPY, TORCH, SKLEARN)]
     line.append("-" if spread is None else f"{spread:.0%}" + "~" * result.samples[FASTLOSS].doubtful)
     return line
@@ -116,6 +121,7 @@ class RichTable:
 
 
 def open_table(cases: Sequence[Case]) -> Table:
-    """Choose how to show results: drawn on a terminal if rich is installed, else plain."""
-    drawn = sys.stdout.isatty() and find_spec("rich") is not None
+    """Choose how to show results: drawn on a wide terminal if rich is installed, else plain."""
+    wide = shutil.get_terminal_size().columns >= DRAWN_FROM
+    drawn = sys.stdout.isatty() and wide and find_spec("rich") is not None
     return RichTable(cases) if drawn else PlainTable(cases)

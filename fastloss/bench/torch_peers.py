@@ -13,14 +13,6 @@ from ..families.loss import Loss
 
 Array = NDArray[Any]
 
-_LOG_CLIPPED = "torch.log((p / p.sum(-1, keepdim=True)).clamp(epsilon, 1 - epsilon))"
-#: What a user writes where a loss names no expression because torch's result differs at the extremes.
-PLAIN = {
-    ("binary_crossentropy", "probabilities"): "F.binary_cross_entropy(p, y, reduction=reduction)",
-    ("categorical_crossentropy", "probabilities"): f"-(y * {_LOG_CLIPPED}).sum(-1).mean()",
-    ("sparse_categorical_crossentropy", "probabilities"): f"F.nll_loss({_LOG_CLIPPED}, y, reduction=reduction)",
-}
-
 
 def available() -> str:
     """Why torch cannot be measured; empty if it can."""
@@ -31,21 +23,16 @@ def available() -> str:
     return "" if hasattr(torch, "nn") else "not usable"
 
 
-def call(loss: Loss, configuration: str, y: Array, p: Array, threads: int) -> tuple[Callable[[], Any], Any] | None:
+def call(loss: Loss, y: Array, p: Array, threads: int) -> tuple[Callable[[], Any], Any] | None:
     """Forward and backward with a gradient that is new each time, and the prediction that will hold it.
 
-    Gives None where torch has no such loss.
+    Torch's own loss, or where it has none the plain expression that the loss names. Gives None where that is none too.
     """
     import torch
-    import torch.nn.functional as F
 
-    expression = PLAIN.get((loss.name, configuration), loss.peers.torch)
-    if not expression:
-        return None
-    parameters = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
-    forward = eval(f"lambda y, p: {expression}", {**parameters, "torch": torch, "F": F, "reduction": "mean"})
     target, prediction = _tensor(y), _tensor(p).requires_grad_()
-    if forward(target, prediction) is None:
+    forward = _forward(loss, target, prediction)
+    if forward is None:
         return None
     torch.set_num_threads(threads)
 
@@ -56,6 +43,20 @@ def call(loss: Loss, configuration: str, y: Array, p: Array, threads: int) -> tu
         return value
 
     return forward_and_backward, prediction
+
+
+def _forward(loss: Loss, target: Any, prediction: Any) -> Callable[[Any, Any], Any] | None:
+    """The mean loss of a target and a prediction, by the first expression that is one for the loss's parameters."""
+    import torch
+    import torch.nn.functional as F
+
+    names = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
+    names |= {"torch": torch, "F": F, "reduction": "mean"}
+    for expression in (loss.peers.torch, loss.peers.plain and f"({loss.peers.plain}).mean()"):
+        forward: Callable[[Any, Any], Any] = eval(f"lambda y, p: {expression or None}", names)
+        if forward(target[:1], prediction[:1]) is not None:
+            return forward
+    return None
 
 
 def result(value: Any, prediction: Any) -> tuple[float, Array]:

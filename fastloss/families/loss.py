@@ -43,13 +43,19 @@ class Example(NamedTuple):
 class Peers(NamedTuple):
     """The same loss elsewhere, as an expression in ``y``, ``p``, the loss's parameters and the peer's module.
 
-    ``torch`` may use ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``;
-    ``scikit_learn`` names the class in ``sklearn._loss`` and the factor that its values need.
+    ``torch`` may use ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``; ``optax``
+    may use ``optax`` and ``jnp`` (jax.numpy); ``scikit_learn`` names the class in ``sklearn._loss`` and the factor that
+    its values need. An expression that is None for some parameters has no such loss with them.
+
+    ``plain`` is what the benchmark times where ``torch`` is none: one loss per element or row by torch's operations, as
+    a user would write it, right for ordinary numbers.
     """
 
     torch: str = ""
     keras: str = ""
     scikit_learn: str = ""
+    optax: str = ""
+    plain: str = ""
 
 
 #: What targets and predictions may be, by the names that a `Domain` gives, in the words of the documentation.

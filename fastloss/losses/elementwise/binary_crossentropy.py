@@ -36,6 +36,7 @@ class BinaryCrossentropy(ElementwiseLoss):
             "label_smoothing=label_smoothing) if pos_weight == 1 else None"
         ),
         scikit_learn="HalfBinomialLoss 1 from_logits",
+        plain="F.binary_cross_entropy(p, y, reduction='none')",
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example(1.0, 0.25, 1.3862943611198906, -4.0, 16.0),

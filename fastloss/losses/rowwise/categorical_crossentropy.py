@@ -45,6 +45,7 @@ class CategoricalCrossentropy(RowwiseLoss):
             "keras.losses.categorical_crossentropy(y, p, from_logits=from_logits, label_smoothing=label_smoothing) "
             "if class_weight is None else None"
         ),
+        plain="-(y * torch.log((p / p.sum(-1, keepdim=True)).clamp(epsilon, 1 - epsilon))).sum(-1)",
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example(

@@ -50,6 +50,7 @@ class SparseCategoricalCrossentropy(RowwiseLoss):
             "if label_smoothing == 0 and class_weight is None else None"
         ),
         scikit_learn="HalfMultinomialLoss 1 from_logits",
+        plain="-torch.log((p.gather(-1, y[:, None]) / p.sum(-1, keepdim=True)).clamp(epsilon, 1 - epsilon))[:, 0]",
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example([1], [[0.0, 0.0]], 0.6931471805599453, [[0.5, -0.5]], [[0.25, 0.25]], {"from_logits": True}),

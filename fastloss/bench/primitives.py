@@ -1,0 +1,124 @@
+"""Which exponentials, logarithms and the like a loss needs for its value and gradient, counted on its own formula."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+from ..families.loss import Loss
+from ..formula.ops import PRIMITIVES
+from ..formula.rows import RowFormula
+from ..formula.wiring import argument_names
+
+#: Primitives that are cheap beside the others.
+CHEAP = ("where", "abs")
+
+
+class Primitive(NamedTuple):
+    """A primitive, and its exponent where that is written into the kernel."""
+
+    name: str
+    exponent: float | None = None
+
+
+#: Nodes by what they compute.
+Graph: TypeAlias = "dict[tuple[Any, ...], Noted]"
+
+
+class _Namespace:
+    """The primitives on `Noted` operands."""
+
+    def __getattr__(self, name: str) -> Callable[..., Noted]:
+        return lambda *operands: next(o for o in operands if isinstance(o, Noted)).node(name, *operands)
+
+
+class Noted:
+    """A number of which only is known how it was computed; equal computations are one node, as in a compiler."""
+
+    formula_namespace = _Namespace()
+
+    def __init__(self, graph: Graph, name: str, operands: tuple[Any, ...] = ()) -> None:
+        self.graph, self.name, self.operands = graph, name, operands
+
+    def node(self, name: str, *operands: Any) -> Noted:
+        """What an operation makes of operands."""
+        key = (name, *(id(o) if isinstance(o, Noted) else float(o) for o in operands))
+        return self.graph.setdefault(key, Noted(self.graph, name, operands))
+
+    def __neg__(self) -> Noted:
+        return self.node("neg", self)
+
+    def __abs__(self) -> Noted:
+        return self.node("abs", self)
+
+    def __invert__(self) -> Noted:
+        return self.node("not", self)
+
+    __hash__ = object.__hash__
+
+
+def _operator(name: str, swapped: bool = False) -> Callable[[Noted, Any], Noted]:
+    def method(self: Noted, other: Any) -> Noted:
+        return self.node(name, other, self) if swapped else self.node(name, self, other)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "and", "or"):
+    setattr(Noted, f"__{_name}__", _operator(_name))
+    setattr(Noted, f"__r{_name}__", _operator(_name, swapped=True))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Noted, f"__{_name}__", _operator(_name))
+
+
+def primitives_of(loss: Loss) -> Counter[Primitive]:
+    """How often an element's value and gradient need each primitive; what a row needs once is not counted."""
+    graph: Graph = {}
+    reached: dict[int, Noted] = {}
+    waiting = [result for result in _results(loss, graph) if isinstance(result, Noted)]
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in reached:
+            reached[id(node)] = node
+            waiting += [operand for operand in node.operands if isinstance(operand, Noted)]
+    dear = set(PRIMITIVES) - set(CHEAP)
+    return Counter(_primitive(node) for node in reached.values() if node.name in dear)
+
+
+def _results(loss: Any, graph: Graph) -> Iterator[Any]:
+    """What value and gradient are computed from, on operands in place of arrays."""
+
+    def operand(name: str) -> Noted:
+        return graph.setdefault((name,), Noted(graph, f"operand {name}"))
+
+    if not hasattr(loss, "row_formulas"):
+        formula = loss.formulas()[loss.variant()]
+        names = list(inspect.signature(formula).parameters)[2:]
+        written = all(getattr(loss, name) == _defaults(loss)[name] for name in names)  # into the kernel
+        parameters = (float(getattr(loss, name)) if written else operand(name) for name in names)
+        yield from formula(operand("y"), operand("p"), *parameters)[:2]
+        return
+    formula = loss.row_formulas()[loss.variant()]
+    for piece in _element_pieces(formula):
+        results = piece(*(operand(name) for name in argument_names(piece)))
+        results = results if isinstance(results, tuple) else (results,)
+        yield from results[:1] if piece is formula.element else results
+
+
+def _element_pieces(formula: RowFormula) -> Iterator[Callable[..., Any]]:
+    """Those that every element goes through."""
+    for piece in (formula.first_of, formula.statistics, formula.again, formula.element):
+        if piece is not None:
+            yield piece
+
+
+def _defaults(loss: Loss) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(loss)}
+
+
+def _primitive(node: Noted) -> Primitive:
+    written = node.name == "power" and not isinstance(node.operands[1], Noted)
+    return Primitive(node.name, node.operands[1] if written else None)
