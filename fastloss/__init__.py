@@ -19,14 +19,26 @@ from .losses.elementwise.mean_squared_error import MeanSquaredError as MeanSquar
 from .losses.elementwise.mean_squared_error import mean_squared_error as mean_squared_error
 from .losses.rowwise.categorical_crossentropy import CategoricalCrossentropy as CategoricalCrossentropy
 from .losses.rowwise.categorical_crossentropy import categorical_crossentropy as categorical_crossentropy
+from .losses.rowwise.categorical_generalized_cross_entropy import (
+    CategoricalGeneralizedCrossEntropy as CategoricalGeneralizedCrossEntropy,
+)
+from .losses.rowwise.categorical_generalized_cross_entropy import (
+    categorical_generalized_cross_entropy as categorical_generalized_cross_entropy,
+)
 from .losses.rowwise.dice import Dice as Dice
 from .losses.rowwise.dice import dice as dice
+from .losses.rowwise.multilabel_soft_margin import MultilabelSoftMargin as MultilabelSoftMargin
+from .losses.rowwise.multilabel_soft_margin import multilabel_soft_margin as multilabel_soft_margin
+from .losses.rowwise.nll import NLL as NLL
+from .losses.rowwise.nll import nll as nll
 from .losses.rowwise.sparse_categorical_crossentropy import (
     SparseCategoricalCrossentropy as SparseCategoricalCrossentropy,
 )
 from .losses.rowwise.sparse_categorical_crossentropy import (
     sparse_categorical_crossentropy as sparse_categorical_crossentropy,
 )
+from .losses.rowwise.total_variation import TotalVariation as TotalVariation
+from .losses.rowwise.total_variation import total_variation as total_variation
 from .losses.rowwise.tversky import Tversky as Tversky
 from .losses.rowwise.tversky import tversky as tversky
 

@@ -374,7 +374,8 @@ def _hard_rows(loss, numbers, infinite):
         case "log_probability" | "log_distribution":
             rows = np.array(_LOGITS[:7] + _LOGITS[8:] + [[-np.inf, 0.0, 1.0, 1.0, -np.inf]] * infinite)
             largest = rows.max(axis=1, keepdims=True)
-            return (rows - largest - np.log(np.exp(rows - largest).sum(axis=1, keepdims=True))).tolist()
+            exact = rows - largest - np.log(np.exp(rows - largest).sum(axis=1, keepdims=True))
+            return [*exact.tolist(), [1.0, -1.0, 2.0, 0.0, -3.0]]  # nor need they be normalised
         case "logit":
             return _LOGITS + [[-np.inf, 1.0, 2.0, 2.0, 0.0]] * infinite
     raise ValueError(numbers)
@@ -441,6 +442,8 @@ class Watched(np.ndarray):
     noted: dict = {}  # noqa: RUF012  one log at a time
 
     def _note(self, other, operator):
+        if other is self:  # only NaN differs from itself
+            return
         site, frame = [operator], sys._getframe(2)
         while frame.f_code.co_name not in ("call_by_name", "element_results"):
             site.append(f"{frame.f_code.co_name}:{frame.f_lineno}:{frame.f_lasti}")

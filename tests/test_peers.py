@@ -109,6 +109,36 @@ def scipy_sparse_categorical_crossentropy(loss, y, p):
     return np.where(keep, value, 0.0), np.where(keep[:, None], grad, 0.0)
 
 
+def scipy_nll(loss, y, p):
+    weight = np.ones(p.shape[-1]) if loss.class_weight is None else np.array(loss.class_weight)
+    one_hot = np.asarray(np.arange(p.shape[-1]) == y[:, None], float)
+    goal = weight * one_hot * counted(loss, y)[:, None]
+    return -np.where(goal == 0, 0.0, goal * p).sum(axis=-1), -goal
+
+
+def scipy_categorical_generalized_cross_entropy(loss, y, p):
+    """The Box-Cox transformation of the true class's probability."""
+    one_hot = np.asarray(np.arange(p.shape[-1]) == y[:, None], float)
+    q = special.softmax(p, axis=-1) if loss.from_logits else p
+    own = (one_hot * q).sum(axis=-1, keepdims=True)
+    keep = counted(loss, y)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        outer = np.where(one_hot == 1, -(own ** (loss.q - 1)), 0.0)
+    grad = own**loss.q * (q - one_hot) if loss.from_logits else outer
+    return np.where(keep, -special.boxcox(own, loss.q)[:, 0], 0.0), np.where(keep[:, None], grad, 0.0)
+
+
+def scipy_multilabel_soft_margin(loss, y, p):
+    weight = np.ones(p.shape[-1]) if loss.class_weight is None else np.array(loss.class_weight)
+    value = -(y * special.log_expit(p) + (1 - y) * special.log_expit(-p))
+    slope = (1 - y) * special.expit(p) - y * special.expit(-p)
+    return np.mean(weight * value, axis=-1), weight * slope / p.shape[-1]
+
+
+def scipy_total_variation(loss, y, p):
+    return [distance.cityblock(*pair) / 2 for pair in zip(y, p, strict=True)], np.sign(p - y) / 2
+
+
 def _as_sets(loss, p):
     """Shares in a set, and their derivative by the predictions."""
     if not loss.from_logits:

@@ -109,6 +109,11 @@ def clip(x: Operand, lowest: Operand, highest: Operand) -> Operand:
     return where(x < lowest, lowest, where(x > highest, highest, x))
 
 
+def nothing_of(x: Operand) -> Operand:
+    """0 for every number, also infinite ones; NaN stays NaN."""
+    return where(x == x, 0.0, x)
+
+
 def sign(x: Operand) -> Operand:
     """-1, 0 or 1; NaN stays NaN."""
     return where(x > 0.0, 1.0, where(x < 0.0, -1.0, x))

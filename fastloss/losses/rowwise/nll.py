@@ -1,0 +1,65 @@
+"""Negative log-likelihood."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...families.definition import Domain, Example, Peers, function_of, optional_integer, optional_weights
+from ...families.rowwise import RowwiseLoss
+from ...formula.ops import nothing_of, product
+from ...formula.rows import RowFormula
+
+
+@dataclass(frozen=True, kw_only=True)
+class NLL(RowwiseLoss):
+    """Negative log-probability of the true class, where y_pred holds log-probabilities: ``-w[y] x[y]``.
+
+    As torch's ``nll_loss``, whose mean with class weights is reduction="weighted_mean" here. From logits,
+    `SparseCategoricalCrossentropy` gives the same in one pass.
+    """
+
+    class_weight: tuple[float, ...] | None = optional_weights("one weight per class")
+    ignore_class: int | None = optional_integer("rows with this label count for nothing")
+
+    indexed: ClassVar[bool] = True
+    peers: ClassVar[Peers] = Peers(
+        torch=(
+            "F.nll_loss(p, y, reduction=reduction, ignore_index=-100 if ignore_class is None else ignore_class, "
+            "weight=None if class_weight is None else torch.tensor(class_weight, dtype=p.dtype))"
+        ),
+    )
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example([1], [[-1.5, -0.25]], 0.25, [[0.0, -1.0]], [[0.0, 0.0]]),
+        Example([0, 1], [[-0.5, -1.0], [-2.0, -0.25]], 1.5, [[-2.5, 0.0], [0.0, -1.0]], [[0.0, 0.0], [0.0, 0.0]],
+                {"class_weight": (2.5, 1.0)}),
+    )  # fmt: skip
+
+    @classmethod
+    def row_formulas(cls) -> dict[str, RowFormula]:
+        """The formula of this loss."""
+        return {"log_probabilities": RowFormula(None, _statistics, _finish, _element, _target)}
+
+    def domain(self) -> Domain:
+        """Class numbers and log-probabilities."""
+        return Domain("label", "log_probability")
+
+
+def _statistics(x: Any) -> Any:
+    nothing = nothing_of(x)  # a NaN shows, also at another class
+    return nothing
+
+
+def _finish(nothing: Any, target_x: Any, target_weight: Any) -> Any:
+    value = nothing - product(target_weight, target_x)
+    rest = nothing
+    return value, rest
+
+
+def _element(rest: Any) -> Any:
+    return rest, 0.0
+
+
+def _target(rest: Any, target_weight: Any) -> Any:
+    return rest - target_weight, 0.0
+
+
+nll = function_of(NLL)
