@@ -304,8 +304,9 @@ def _hard_predictions(loss, numbers, dtype, infinite):
         case "real":
             steps = [0.0, 1e-4, 1.0, 1e6, largest / 4, tiny / 8]
             return _neighbours([sign * step for step in steps for sign in (1, -1)], dtype)
-        case "positive":
-            return _neighbours([4 * tiny, 1e-8, 1e-3, 0.5, 1.0, 3.0, 1e4, 1e6], dtype)
+        case "positive" | "non_negative":
+            found = _neighbours([4 * tiny, 1e-8, 1e-3, 0.5, 1.0, 3.0, 1e4, 1e6], dtype)
+            return found if numbers == "positive" else np.append(found, 0.0)
         case "probability":
             margins = [0.0, getattr(loss, "epsilon", 1e-7), tiny, 1e-3]
             return _neighbours([*margins, *(1.0 - margin for margin in margins), 0.5, -0.5, 1.5], dtype)
@@ -436,7 +437,10 @@ class _Rewrapped:
 
 
 class Watched(np.ndarray):
-    """An array that notes, for every comparison in a formula, left minus right."""
+    """An array that notes, for every comparison in a formula, left minus right.
+
+    A zero that is compared with another number is exact, and far from it: a difference of -1 or 1.
+    """
 
     formula_namespace = _Rewrapped()
     noted: dict = {}  # noqa: RUF012  one log at a time
@@ -450,7 +454,8 @@ class Watched(np.ndarray):
             frame = frame.f_back
         left, right = np.asarray(self), np.asarray(other)
         same = left == right  # also where both are infinite
-        self.noted[tuple(site)] = np.where(same, 0.0, left - right)
+        difference = np.where(left == 0.0, np.sign(left - right), left - right)
+        self.noted[tuple(site)] = np.where(same, 0.0, difference)
 
     def __lt__(self, other):
         self._note(other, "<")

@@ -72,7 +72,8 @@ def half_ulps(loss, name, numbers, dtype):
     """Half an ulp of each number; 0 for numbers that are exact."""
     half = mpmath.mpf(2) ** (-np.finfo(dtype).nmant - 1)
     fields = {field.name: field for field in dataclasses.fields(loss)}
-    fixed = name == "classes" or (name in fields and getattr(loss, name) == fields[name].default)
+    setting = getattr(loss, name, None)
+    fixed = name == "classes" or isinstance(setting, bool) or (name in fields and setting == fields[name].default)
     if fixed and not _is_margin(fields.get(name)):
         return np.full(numbers.shape, mpmath.mpf(0), object)
     if _is_margin(fields.get(name)):

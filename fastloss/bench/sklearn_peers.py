@@ -6,6 +6,7 @@ of both; theirs does not.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -35,16 +36,10 @@ def call(loss: Loss, y: Array, p: Array, threads: int) -> tuple[Callable[[], Any
 
     Gives None where scikit-learn has no such loss or not this element type.
     """
-    from sklearn._loss import loss as kernels
-
-    name, *rest = loss.peers.scikit_learn.split() or ("",)
-    kind = getattr(kernels, name, None) if name else None
-    if kind is None or p.dtype.name not in ("float32", "float64"):
+    found = kernel_of(loss, p.shape[-1])
+    if found is None or p.dtype.name not in ("float32", "float64"):
         return None
-    factor, conditions = float(rest[0]), rest[1:]
-    if not all(getattr(loss, condition) for condition in conditions):
-        return None
-    kernel = kind(**_parameters(kind, loss, p))
+    kernel, factor = found
     target = y.astype(p.dtype)
     losses, gradient = np.empty(len(p), p.dtype), np.empty_like(p)
     prediction, n_threads = p, threads if p.size >= SHARE_FROM else 1
@@ -68,8 +63,22 @@ def result(output: Any, factor: float) -> tuple[float, Array]:
     return float(np.sum(losses, dtype=np.float64)) * scale, gradient.astype(np.float64) * scale
 
 
-def _parameters(kind: Any, loss: Loss, p: Array) -> dict[str, Any]:
-    """What the kernel's constructor shares with the loss, by name."""
-    asked = inspect.signature(kind).parameters
-    shared = {name: getattr(loss, name) for name in asked if hasattr(loss, name)}
-    return shared | ({"n_classes": p.shape[-1]} if "n_classes" in asked else {})
+def kernel_of(loss: Loss, classes: int) -> tuple[Any, float] | None:
+    """scikit-learn's loss for a configured one, and the factor that makes its values those; None if it has none.
+
+    ``peers.scikit_learn`` names alternatives. Each wants some parameters to be set; others that it does not know
+    must have their defaults (but for a clip margin, which scikit-learn's links have no use for).
+    """
+    from sklearn._loss import loss as kernels
+
+    changed = {f.name for f in dataclasses.fields(loss) if getattr(loss, f.name) != f.default}
+    for alternative in filter(None, loss.peers.scikit_learn.split("|")):
+        name, factor, *conditions = alternative.split()
+        kind = getattr(kernels, name, None)
+        if kind is None or not all(getattr(loss, condition) for condition in conditions):
+            continue
+        asked = inspect.signature(kind).parameters
+        if changed <= {*conditions, *asked, "epsilon", "reduction"}:
+            shared = {key: getattr(loss, key) for key in asked if hasattr(loss, key)}
+            return kind(**shared, **({"n_classes": classes} if "n_classes" in asked else {})), float(factor)
+    return None

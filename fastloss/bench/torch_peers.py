@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,8 @@ def call(loss: Loss, y: Array, p: Array, threads: int) -> tuple[Callable[[], Any
 
     def forward_and_backward() -> Any:
         prediction.grad = None
-        value = forward(target, prediction)
+        losses = forward(target, prediction)
+        value = losses.mean() if losses.ndim else losses
         value.backward()
         return value
 
@@ -51,7 +53,7 @@ def _forward(loss: Loss, target: Any, prediction: Any) -> Callable[[Any, Any], A
     import torch.nn.functional as F
 
     names = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
-    names |= {"torch": torch, "F": F, "reduction": "mean"}
+    names |= {"math": math, "torch": torch, "F": F, "reduction": "mean"}
     for expression in (loss.peers.torch, loss.peers.plain and f"({loss.peers.plain}).mean()"):
         forward: Callable[[Any, Any], Any] = eval(f"lambda y, p: {expression or None}", names)
         if forward(target[:1], prediction[:1]) is not None:

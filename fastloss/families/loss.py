@@ -43,9 +43,10 @@ class Example(NamedTuple):
 class Peers(NamedTuple):
     """The same loss elsewhere, as an expression in ``y``, ``p``, the loss's parameters and the peer's module.
 
-    ``torch`` may use ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``; ``optax``
-    may use ``optax`` and ``jnp`` (jax.numpy); ``scikit_learn`` names the class in ``sklearn._loss`` and the factor that
-    its values need. An expression that is None for some parameters has no such loss with them.
+    ``torch`` may use ``math``, ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``;
+    ``optax`` may use ``optax`` and ``jnp`` (jax.numpy). An expression that is None for some parameters has no such loss
+    with them. ``scikit_learn`` names a class in ``sklearn._loss``, the factor that its values need and parameters that
+    must be set for it; alternatives are parted by ``|``.
 
     ``plain`` is what the benchmark times where ``torch`` is none: one loss per element or row by torch's operations, as
     a user would write it, right for ordinary numbers.

@@ -143,6 +143,11 @@ def wrt(doc: str = "what the gradient and the Hessian are taken with respect to"
     return choice("y_pred", {"y_pred": (), "y_true": ()}, doc)
 
 
+def labels() -> Any:
+    """Whether two classes are -1 and 1, or 0 and 1."""
+    return choice("sign", {"sign": (), "binary": ()}, "what the classes are: -1 and 1, or 0 and 1")
+
+
 def choice(default: str, aliases: Mapping[str, Sequence[str]], doc: str) -> Any:
     """One of the names that are ``aliases``' keys; each may be given by its aliases too."""
     names = {alias: name for name, others in aliases.items() for alias in (name, *others)}

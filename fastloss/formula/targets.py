@@ -1,0 +1,12 @@
+"""Formulas of targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .ops import where
+
+
+def signed(y: Any, binary: Any) -> Any:
+    """Labels -1 and 1: the labels themselves, or made of 0 and 1 where ``binary`` is 1."""
+    return where(binary == 1.0, 2.0 * y - 1.0, y)
