@@ -11,12 +11,38 @@ from .losses.allpairs.ntxent import Ntxent as Ntxent
 from .losses.allpairs.ntxent import ntxent as ntxent
 from .losses.elementwise.binary_crossentropy import BinaryCrossentropy as BinaryCrossentropy
 from .losses.elementwise.binary_crossentropy import binary_crossentropy as binary_crossentropy
+from .losses.elementwise.exponential import Exponential as Exponential
+from .losses.elementwise.exponential import exponential as exponential
+from .losses.elementwise.hinge import Hinge as Hinge
+from .losses.elementwise.hinge import hinge as hinge
+from .losses.elementwise.hinge_embedding import HingeEmbedding as HingeEmbedding
+from .losses.elementwise.hinge_embedding import hinge_embedding as hinge_embedding
 from .losses.elementwise.huber import Huber as Huber
 from .losses.elementwise.huber import huber as huber
+from .losses.elementwise.log_cosh import LogCosh as LogCosh
+from .losses.elementwise.log_cosh import log_cosh as log_cosh
 from .losses.elementwise.mean_absolute_error import MeanAbsoluteError as MeanAbsoluteError
 from .losses.elementwise.mean_absolute_error import mean_absolute_error as mean_absolute_error
+from .losses.elementwise.mean_absolute_percentage_error import (
+    MeanAbsolutePercentageError as MeanAbsolutePercentageError,
+)
+from .losses.elementwise.mean_absolute_percentage_error import (
+    mean_absolute_percentage_error as mean_absolute_percentage_error,
+)
 from .losses.elementwise.mean_squared_error import MeanSquaredError as MeanSquaredError
 from .losses.elementwise.mean_squared_error import mean_squared_error as mean_squared_error
+from .losses.elementwise.mean_squared_logarithmic_error import (
+    MeanSquaredLogarithmicError as MeanSquaredLogarithmicError,
+)
+from .losses.elementwise.mean_squared_logarithmic_error import (
+    mean_squared_logarithmic_error as mean_squared_logarithmic_error,
+)
+from .losses.elementwise.smooth_l1 import SmoothL1 as SmoothL1
+from .losses.elementwise.smooth_l1 import smooth_l1 as smooth_l1
+from .losses.elementwise.soft_margin import SoftMargin as SoftMargin
+from .losses.elementwise.soft_margin import soft_margin as soft_margin
+from .losses.elementwise.squared_hinge import SquaredHinge as SquaredHinge
+from .losses.elementwise.squared_hinge import squared_hinge as squared_hinge
 from .losses.rowwise.categorical_crossentropy import CategoricalCrossentropy as CategoricalCrossentropy
 from .losses.rowwise.categorical_crossentropy import categorical_crossentropy as categorical_crossentropy
 from .losses.rowwise.categorical_generalized_cross_entropy import (
@@ -44,7 +70,9 @@ from .losses.rowwise.tversky import tversky as tversky
 
 bce = binary_crossentropy
 mae = mean_absolute_error
+mape = mean_absolute_percentage_error
 mse = mean_squared_error
+msle = mean_squared_logarithmic_error
 # end of losses
 
 __version__ = "0.1.0"
