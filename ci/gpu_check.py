@@ -208,6 +208,8 @@ def settings(loss: type) -> list[Any]:
     offered = {"delta": 0.5, "label_smoothing": 0.1, "pos_weight": 2.5, "ignore_class": 1, "class_weight": (1.0,)}
     changes = {name: value for name, value in offered.items() if name in names}
     plain = [configured for _, configured in configurations(loss)]
+    if getattr(plain[0], "axis", -1) is None:  # by default one loss of everything: here one a row
+        plain = [dataclasses.replace(configured, axis=-1) for configured in plain]
     return plain + [dataclasses.replace(configured, **changes) for configured in plain if changes]
 
 
@@ -215,7 +217,8 @@ def cases(dtypes: Any, effort: Effort) -> list[Case]:
     """Every loss x setting x type x shape; manners take turns, so that each setting meets each of them."""
     found = []
     for loss in fl.losses.registry().values():
-        if not loss.__module__.startswith("fastloss."):
+        # All-pairs losses are the rowwise kernels and CuPy's products.
+        if not loss.__module__.startswith("fastloss.") or loss.family not in ("elementwise", "rowwise"):
             continue
         shapes = effort.rows if loss.family == "rowwise" else effort.lengths
         for number, setting in enumerate(settings(loss)):

@@ -28,6 +28,7 @@ class CategoricalGeneralizedCrossEntropy(RowwiseLoss):
             "keras.losses.categorical_generalized_cross_entropy("
             "torch.where(y < 0, 0, y), p.softmax(-1) if from_logits else p, q)"
         ),
+        plain="(1 - (p.softmax(-1) if from_logits else p).gather(-1, y[:, None])[:, 0] ** q) / q",
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example([1], [[0.75, 0.25]], 1.0, [[0.0, -2.0]], [[0.0, 4.0]]),

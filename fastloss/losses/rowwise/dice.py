@@ -28,6 +28,10 @@ class Dice(RowwiseLoss):
             "(lambda q: keras.losses.dice(y, q, axis=axis) - smooth / (y.sum(axis) + q.sum(axis) + smooth))"
             "(p.sigmoid() if from_logits else p) if smooth == 1e-7 else None"
         ),
+        plain=(
+            "(lambda q: 1 - (2 * (y * q).sum(axis) + smooth) / (y.sum(axis) + q.sum(axis) + smooth))"
+            "(p.sigmoid() if from_logits else p)"
+        ),
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example([1.0, 0.0], [0.5, 0.5], 0.25, [-0.3125, 0.1875], [0.15625, -0.09375], {"smooth": 2.0}),

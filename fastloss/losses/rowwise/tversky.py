@@ -32,6 +32,10 @@ class Tversky(RowwiseLoss):
             " + alpha * (y * (1 - q)).sum(axis) + beta * (q * (1 - y)).sum(axis) + smooth))"
             "(p.sigmoid() if from_logits else p) if smooth == 1e-7 else None"
         ),
+        plain=(
+            "(lambda q: 1 - ((y * q).sum(axis) + smooth) / ((y * q).sum(axis) + alpha * (y * (1 - q)).sum(axis)"
+            " + beta * (q * (1 - y)).sum(axis) + smooth))(p.sigmoid() if from_logits else p)"
+        ),
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example([1.0, 0.0], [0.5, 0.5], 0.25, [-0.3125, 0.1875], [0.15625, -0.09375], {"smooth": 1.0}),
