@@ -54,6 +54,7 @@ class Effort(NamedTuple):
 
     lengths: tuple[tuple[int, ...], ...] = ((1_000_003,), (101, 99))  # of elementwise operands
     rows: tuple[tuple[int, int], ...] = ((4099, 10), (1025, 100), (257, 1000), (33, 50257), (5, 128256))
+    sequences: tuple[tuple[int, int, int], ...] = ((301, 20, 33), (9, 400, 64))
     every: int = 1  # take each n-th case of `correctness`
     part: tuple[int, int] = (0, 1)  # this process's share of its cases: which of how many
     runs: int = 50  # that must give the same bits
@@ -220,7 +221,9 @@ def cases(dtypes: Any, effort: Effort) -> list[Case]:
         # All-pairs losses are the rowwise kernels and CuPy's products.
         if not loss.__module__.startswith("fastloss.") or loss.family not in ("elementwise", "rowwise"):
             continue
-        shapes = effort.rows if loss.family == "rowwise" else effort.lengths
+        shapes = {"elementwise": effort.lengths, "rowwise": effort.rows, "sequence": effort.sequences}.get(
+            loss.family, ()
+        )
         for number, setting in enumerate(settings(loss)):
             turns = itertools.islice(itertools.cycle(MANNERS), number, None)
             for shape, dtype in itertools.product(shapes, dtypes):
@@ -240,8 +243,8 @@ def completed(case: Case) -> Any:
 def operands(case: Case, dtype: np.dtype, seed: int) -> Operands:
     """Random operands of ordinary size, which suit the loss."""
     rng = np.random.default_rng(seed)
-    y, p = (random_rows if case.loss.family == "rowwise" else random_elements)(case, rng)
-    shape = case.shape[:-1] if case.loss.family == "rowwise" else case.shape
+    y, p = {"rowwise": random_rows, "sequence": random_sequences}.get(case.loss.family, random_elements)(case, rng)
+    shape = case.shape[: {"rowwise": -1, "sequence": -2}.get(case.loss.family)]
     options: dict[str, Any] = {}
     if case.manner.weight:
         options["sample_weight"] = rng.uniform(0.0, 3.0, shape[:1] if case.manner.weight == "leading" else shape)
@@ -279,6 +282,16 @@ def random_rows(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
     soft = rng.gamma(1.0, 1.0, case.shape)
     soft /= soft.sum(axis=-1, keepdims=True)
     return np.where(rng.random((rows, 1)) < 0.5, soft, one_hot), p
+
+
+def random_sequences(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    sequences, frames, classes = case.shape
+    p = rng.normal(0.0, 2.0, case.shape)
+    if not case.loss.from_logits:
+        p -= np.logaddexp.reduce(p, axis=-1, keepdims=True)
+    labels = rng.integers(1, classes, (sequences, frames // 4))
+    labels[np.arange(frames // 4) >= rng.integers(0, frames // 4 + 1, (sequences, 1))] = case.loss.blank
+    return labels.astype(np.uint8 if case.manner.narrow else np.int64), p
 
 
 def laid_out(cupy: Any, array: np.ndarray, layout: str) -> Any:
@@ -337,7 +350,13 @@ LANES = 16
 CANCELLING = 64
 
 
+#: Roundings of a likelihood at each frame, from either end. Where y_pred is not float64 they do not show.
+AT_A_FRAME = 2 * 5
+
+
 def ulps(case: Case) -> float:
+    if case.loss.family == "sequence" and case.dtype == "float64":
+        return ROUNDINGS + AT_A_FRAME * case.shape[-2]
     return ROUNDINGS + ((case.shape[-1] / LANES) ** 0.5 if case.loss.family == "rowwise" else 0.0)
 
 

@@ -67,6 +67,8 @@ from .losses.rowwise.total_variation import TotalVariation as TotalVariation
 from .losses.rowwise.total_variation import total_variation as total_variation
 from .losses.rowwise.tversky import Tversky as Tversky
 from .losses.rowwise.tversky import tversky as tversky
+from .losses.sequence.ctc import CTC as CTC
+from .losses.sequence.ctc import ctc as ctc
 
 bce = binary_crossentropy
 mae = mean_absolute_error

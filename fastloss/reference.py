@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .formula.alignments import Targets, lengths_of, likelihood
 from .formula.rows import RowFormula
 from .formula.wiring import call_by_name
 
@@ -44,7 +45,7 @@ def evaluate(
         The value (a float; an array for reduction="none"), the gradient and the Hessian (y_pred's shape).
     """
     with np.errstate(all="ignore"):
-        results = _rows if loss.family == "rowwise" else _elements
+        results: Callable[..., Any] = {"rowwise": _rows, "sequence": _sequences}.get(loss.family, _elements)
         losses, grad, hess, axes = results(loss, y_true, y_pred)
         given = 1.0 if sample_weight is None else in_computing(loss, sample_weight, y_pred)
         weights = _leading(given, losses.shape)
@@ -106,6 +107,34 @@ def _elements(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array,
     y, p = in_computing(loss, y_true, y_pred), in_computing(loss, y_pred, y_pred)
     value, grad, hess = (np.broadcast_to(r, p.shape) for r in element_results(formula, parameters, y, p))
     return value, grad, hess, ()
+
+
+# -- one loss per sequence of frames -----------------------------------------------------------------------
+
+
+def _sequences(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array, tuple[int, int]]:
+    """By all alignments; ``y_true`` may be `Targets`, with lengths."""
+    targets = y_true if isinstance(y_true, Targets) else Targets(y_true)
+    x, y = in_computing(loss, y_pred, y_pred), np.asarray(targets.labels)
+    shape, frames = x.shape[:-2], x.shape[-2]
+    lengths = lengths_of(y, loss.blank) if targets.label_length is None else targets.label_length
+    counts = frames if targets.logit_length is None else targets.logit_length
+    lengths, counts = np.broadcast_to(lengths, shape), np.broadcast_to(counts, shape)
+    losses, grad, hess = np.empty(shape), np.zeros(x.shape), np.zeros(x.shape)
+    for at in np.ndindex(shape):
+        own = x[at][: counts[at]]
+        logs = own - np.logaddexp.reduce(own, axis=-1, keepdims=True) if loss.from_logits else own
+        found, occupancy = likelihood(logs, y[at][: lengths[at]], loss.blank)
+        losses[at] = math.nan if np.isnan(logs).any() else -found
+        if losses[at] == math.inf:
+            losses[at] = 0.0 if loss.zero_infinity else math.inf
+        else:
+            p = np.exp(logs) if loss.from_logits else 0.0
+            here = (*at, slice(counts[at]))
+            grad[here], hess[here] = p - occupancy, p * (1.0 - p) - occupancy * (1.0 - occupancy)
+            grad[here] += 0.0 * losses[at]  # NaN
+            hess[here] += 0.0 * losses[at]
+    return losses, grad, hess, (-2, -1)
 
 
 # -- one loss per row of classes ---------------------------------------------------------------------------
@@ -221,7 +250,7 @@ def _not_ignored(loss: Any, y_true: Any, losses: Array) -> Array:
 
 def _counts(loss: Any, y_true: Any, y_pred: Any, losses: Array) -> Array:
     """What each loss counts for in a weighted mean besides its own weight: its true class's weight."""
-    if not getattr(loss, "indexed", False):
+    if loss.family != "rowwise" or not loss.indexed:
         return np.ones(losses.shape)
     weights = _class_weights(loss, y_pred)
     counts: Array = weights[_labels(y_true, weights.size)]

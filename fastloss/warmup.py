@@ -49,6 +49,8 @@ class Request(NamedTuple):
 def operands(loss: Loss, shape: tuple[int, ...], dtype: str) -> tuple[Array, Array]:
     """A target and predictions that suit any loss."""
     y_pred = np.full(shape, 1.0 / shape[-1] if loss.family == "rowwise" else 0.5, dtype_named(dtype))
+    if loss.family == "sequence":
+        return np.ones((shape[0], 1), np.int64), y_pred
     if getattr(loss, "indexed", False) or loss.family == "allpairs":
         return np.zeros(shape[:-1], np.int64), y_pred
     return y_pred, y_pred
@@ -61,6 +63,8 @@ def requests(loss: Loss, dtype: str) -> Iterator[Request]:
     large: tuple[int, ...] | None
     if loss.family == "allpairs":  # weights need no kernels of their own; thousands of rows take the long way
         small, large = [(8, 2), (200, 2)], None
+    elif loss.family == "sequence":  # nor here; and one kernel does for any size
+        small, large = [(2, 4, 3)], None
     elif loss.family == "rowwise":
         long_row = LONG_ROWS_FROM // size
         small, large = [(2, 4), (2, 200)], (BYPASS_CACHE_FROM // LONG_ROWS_FROM, long_row)

@@ -181,7 +181,10 @@ def test_every_goal_has_its_case() -> None:
 def test_every_loss_has_a_tiny_case_with_goals() -> None:
     tiny = [case for case in all_cases() if case.tiny]
     assert {case.loss.name for case in tiny} == measurable()
-    assert all(case.elements == 8 and case.goals == cases.TINY_GOALS for case in tiny)
+    assert all(
+        case.elements == 8 and case.goals == cases.TINY_GOALS_OF.get(case.loss.family, cases.TINY_GOALS)
+        for case in tiny
+    )
 
 
 def test_every_loss_has_the_goals_of_its_family() -> None:

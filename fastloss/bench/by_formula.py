@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -23,7 +24,7 @@ def exact(loss: Loss, y: Array, p: Array) -> tuple[float, Array]:
     """Mean loss and its gradient in float64, piece by piece."""
     gradient = np.empty(p.shape)
     value = 0.0
-    rows = len(p) if loss.family == "rowwise" else p.size
+    rows = p.size if loss.family == "elementwise" else len(p)
     step = max(1, PIECE * len(p) // p.size)
     for start in range(0, len(p), step):
         piece = slice(start, start + step)
@@ -38,10 +39,12 @@ def evaluate(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
     Parameters
     ----------
     loss
-        An elementwise or rowwise loss without class weights.
+        A loss without class weights.
     y, p
         Targets and predictions; the class axis is the last.
     """
+    if loss.family == "sequence":
+        return reference.evaluate(dataclasses.replace(loss, reduction="none"), y, p)[:2]
     if loss.family == "rowwise":
         return _rowwise(loss, loss.row_formulas()[loss.variant()], y, p)  # type: ignore[attr-defined]
     formula = loss.formulas()[loss.variant()]  # type: ignore[attr-defined]

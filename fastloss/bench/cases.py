@@ -19,12 +19,15 @@ Key = tuple[str, str, str, Shape]  # loss, configuration, dtype, shape
 LARGE, MEDIUM = (10**7,), (10**5,)
 HALF_GOALS = {"vs float32": 1.0, "torch": 4.0}
 TINY_GOALS = {"us/call": 4.0, "torch": 15.0}
+#: Of families whose calls are more work to check.
+TINY_GOALS_OF = {"sequence": {"us/call": 40.0, "torch": 3.0}}
 #: The speed that is wanted where a case has goals of its own.
 WANTED: dict[Key, dict[str, float]] = {
     ("mean_squared_error", "", "float32", LARGE): {"limit": 0.8, "torch": 8.0},
     ("binary_crossentropy", "logits", "float32", LARGE): {"torch": 12.0},
     ("binary_crossentropy", "logits", "float32", MEDIUM): {"torch": 6.0},
     ("binary_crossentropy", "logits", "float64", LARGE): {"torch": 10.0},
+    ("ctc", "logits", "float32", (32, 200, 64)): {"torch": 10.0},
     ("sparse_categorical_crossentropy", "logits", "float32", (8192, 10)): {"torch": 8.0},
     ("sparse_categorical_crossentropy", "logits", "float32", (4096, 1000)): {"torch": 4.0},
     ("sparse_categorical_crossentropy", "logits", "float32", (512, 32000)): {"torch": 9.0},
@@ -45,11 +48,13 @@ WANTED: dict[Key, dict[str, float]] = {
 FAMILY_GOALS: dict[str, tuple[Shape, dict[str, float]]] = {
     "elementwise": (LARGE, {"torch": 5.0, "limit": 0.6}),
     "rowwise": ((4096, 1000), {"torch": 3.0}),
+    "sequence": ((32, 200, 64), {"torch": 1.0}),
 }
 #: Shapes that every loss of a family is measured at, in float32.
 SHAPES: dict[str, tuple[Shape, ...]] = {
     "elementwise": ((8,), MEDIUM, LARGE),
     "rowwise": ((2, 4), (4096, 1000)),
+    "sequence": ((1, 4, 2), (32, 200, 64)),
 }
 
 
@@ -156,4 +161,5 @@ def _cases_of(name: str) -> Iterator[Case]:
             shape, goals = FAMILY_GOALS.get(loss.family, ((), {}))
             own = goals if key[2:] == ("float32", shape) else {}
             case = Case(configured, *key[1:], goals=own | WANTED.get(key, {}))
-            yield dataclasses.replace(case, goals=TINY_GOALS) if case.tiny else case
+            tiny = TINY_GOALS_OF.get(loss.family, TINY_GOALS)
+            yield dataclasses.replace(case, goals=tiny) if case.tiny else case

@@ -38,6 +38,8 @@ def operands(case: Case) -> Operands:
     if case.loss.family == "rowwise":
         p = _rows(pred, case.shape, random)
         y = _rows(true, case.shape, random)
+    elif case.loss.family == "sequence":
+        y, p = _sequences(case, random)
     elif (true, pred) == ("real", "real"):
         y, p = _regression(case.loss, case.shape, random)
     else:
@@ -79,6 +81,15 @@ def _rows(kind: str, shape: Shape, random: np.random.Generator) -> Array:
     p: Array = np.exp(2.0 * random.standard_normal(shape, np.float32))
     p /= p.sum(axis=-1, keepdims=True)
     return p if kind == "probability" else np.log(p)
+
+
+def _sequences(case: Case, random: np.random.Generator) -> tuple[Array, Array]:
+    """Frames of logits or log-probabilities, and labels a fifth as long; class 0 is the blank."""
+    sequences, frames, classes = case.shape
+    p = 2.0 * random.standard_normal(case.shape, np.float32)
+    if case.configuration != "logits":
+        p -= np.logaddexp.reduce(p, axis=-1, keepdims=True)
+    return random.integers(1, classes, (sequences, max(1, frames // 5))), p
 
 
 def _regression(loss: Loss, shape: Shape, random: np.random.Generator) -> tuple[Array, Array]:

@@ -160,6 +160,19 @@ def _reduced_exponential(x: Lanes, rest: Any, f: _Format) -> tuple[Lanes, Lanes]
     return fma(_polynomial(r, f.exp_terms), r * r, r), shifted.bits()
 
 
+def exponential_parts(x: Lanes) -> tuple[Lanes, Lanes]:
+    """Mantissa in [0.7, 1.5) and power of two of exp(x), float64, whatever its size; 1 and -inf for -inf.
+
+    Where the power of two is itself rounded (from about 2^53 on) the mantissa, which then says nothing, is 1.
+    """
+    f = _FORMATS[x.element]
+    scaled = x * (1 / math.log(2))
+    n = scaled.call("llvm.rint", scaled)
+    r = fma(n, -f.log2_low, fma(n, -f.log2_high, x))
+    r = where(abs(r) < 1.0, r, 0.0)
+    return fma(_polynomial(r, f.exp_terms), r * r, r) + 1.0, n
+
+
 def _power_of_two(n: Lanes, f: _Format) -> Lanes:
     return ((n << f.mantissa_bits) + f.one_bits).as_float()
 

@@ -52,6 +52,9 @@ def _shapes(loss: type[Loss]) -> dict[str, str]:
     if loss.family == "elementwise":
         kind = "Any floating-point type, bool or integer."
         return {"true_shape": ", shape (...)", "pred_shape": "(...)", "true_kind": kind}
+    if loss.family == "sequence":
+        kind = "Class numbers other than the blank, any integer type; padded with the blank or negative numbers."
+        return {"true_shape": ", shape (..., L)", "pred_shape": "(..., T, C)", "true_kind": kind}
     if getattr(loss, "indexed", False):
         kind = "Class numbers from 0 to C - 1, any integer type."
         return {"true_shape": ", shape (...)", "pred_shape": "(..., C)", "true_kind": kind}
@@ -86,7 +89,8 @@ def described(loss: type[Loss], prose: str, *, as_function: bool) -> str:
     parameters = _parameter_lines(loss)
     sections = [inspect.cleandoc(prose)]
     if as_function:
-        parameters = _CALL_PARAMETERS.format(**_shapes(loss)) + "\n" + parameters
+        options = getattr(loss, "call_options", "")
+        parameters = _CALL_PARAMETERS.format(**_shapes(loss)) + options + "\n" + parameters
         sections += [_section("Parameters", parameters), _section("Returns", _returns(loss))]
     else:
         sections.append(_section("Parameters", parameters))
@@ -95,7 +99,7 @@ def described(loss: type[Loss], prose: str, *, as_function: bool) -> str:
 
 
 def _returns(loss: type[Loss]) -> str:
-    unit = "element" if loss.family == "elementwise" else "row"
+    unit = {"elementwise": "element", "sequence": "sequence"}.get(loss.family, "row")
     return (
         "float or numpy.ndarray\n"
         f'    The value; with reduction="none" one loss per {unit}, float32 (float64 for float64 predictions).\n'

@@ -22,7 +22,7 @@ class LossFunction:
         self.__doc__ = described(loss, prose, as_function=True)
         loss.__doc__ = described(loss, prose, as_function=False)
         self._default = loss()
-        self._of_value = frozenset((*loss.operands, *_OPTIONS))
+        self._of_value = frozenset(loss.call_signature().parameters)
         self._of_derivatives = self._of_value.union(_RESULTS)
         configured: Any = lru_cache(maxsize=64, typed=True)(lambda **parameters: loss(**parameters))
         self._configured = configured
@@ -76,8 +76,8 @@ class LossFunction:
         return _restored, (self.loss,)
 
 
-#: Options of every call, besides its operands, and of those that write results.
-_OPTIONS, _RESULTS = ("sample_weight", "mask", "normalizer", "check"), ("out", "hess_out")
+#: Options of calls that write results, besides what every call takes.
+_RESULTS = ("out", "hess_out")
 
 
 def _split(options: dict[str, Any], known: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:

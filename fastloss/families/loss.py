@@ -87,7 +87,7 @@ class Domain(NamedTuple):
 
 
 def snake_case(name: str) -> str:
-    """``MeanSquaredError`` -> ``mean_squared_error``, ``KLDivergence`` -> ``kl_divergence``."""
+    """``MeanSquaredError`` -> ``mean_squared_error``, ``KLDivergence`` -> ``kl_divergence``, ``CTC`` -> ``ctc``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
@@ -121,10 +121,12 @@ def named(names: Collection[str]) -> dict[str, type[Loss]]:
 
 
 def configurations(loss: type[Loss]) -> list[tuple[str, Loss]]:
-    """A loss for every kind of prediction that it accepts: logits, probabilities, or just what it takes."""
+    """A loss for every kind of prediction that it accepts: logits, (log-)probabilities, or just what it takes."""
     if "from_logits" not in {field.name for field in dataclasses.fields(loss)}:
         return [("", loss())]
-    return [("logits", loss(from_logits=True)), ("probabilities", loss())]  # type: ignore[call-arg]
+    logits, others = (loss(from_logits=choice) for choice in (True, False))  # type: ignore[call-arg]
+    kind = "log-probabilities" if others.domain().y_pred.startswith("log_") else "probabilities"
+    return [("logits", logits), (kind, others)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,11 @@ from .source import (
     ElementBuild,
     Kernel,
     RowBuild,
+    SequenceBuild,
     WeighingBuild,
     elementwise_kernel,
     rowwise_kernel,
+    sequence_kernel,
     weighing_kernel,
 )
 
@@ -93,7 +95,8 @@ def kernels(losses: Mapping[str, Any], thorough: Mapping[str, Collection[str]] |
         the formula's name chooses. None: all of every formula.
     """
     for name, loss in losses.items():
-        for label, entries in (_rowwise if hasattr(loss, "row_formulas") else _elementwise)(loss):
+        of_family = _sequence if loss.family == "sequence" else _elementwise
+        for label, entries in (_rowwise if hasattr(loss, "row_formulas") else of_family)(loss):
             if thorough is None or label in thorough.get(name, ()):
                 yield from (entry() for entry in entries)
             else:
@@ -130,6 +133,29 @@ def elementwise_entry(label: str, formula: Any, true: str, dtype: str, options: 
     )  # fmt: skip
     text = f"elementwise {label} {dtype}<-{true} {options.name}"
     return Entry(text, elementwise_kernel(build), 0, True, build.computing == "float32" and options is not ALL)
+
+
+def _sequence(loss: Any) -> Iterator[tuple[str, list[Callable[[], Entry]]]]:
+    """The same."""
+    for label, formula in loss.formulas().items():
+        yield (
+            label,
+            [
+                partial(sequence_entry, loss.name, label, formula, dtype, options)
+                for turn, dtype in enumerate(DTYPES)
+                for options in _turns(turn, dtype)
+            ],
+        )
+
+
+def sequence_entry(name: str, label: str, formula: Any, dtype: str, options: Options) -> Entry:
+    """The kernel for int64 labels; with weights, and lengths where there are weights."""
+    build = SequenceBuild(
+        formula, label == "logits", "int64", dtype, options.value, options.losses, options.grad, options.hess,
+        options.weighted, options.weighted, options.weighted, options.weighted,
+    )  # fmt: skip
+    text = f"sequence {name} {label} {dtype} {options.name}"
+    return Entry(text, sequence_kernel(build), 0, False, False)
 
 
 def _rowwise(loss: Any) -> Iterator[tuple[str, list[Callable[[], Entry]]]]:

@@ -83,6 +83,34 @@ class RowBuild(NamedTuple):
         return self.formula.computing(self.pred)
 
 
+class SequenceBuild(NamedTuple):
+    """Everything that a sequence kernel is specialised on."""
+
+    formula: Callable[..., Any]
+    from_logits: bool
+    true: str
+    pred: str
+    value: bool
+    losses: bool
+    grad: bool
+    hess: bool
+    weighted: bool
+    masked: bool
+    has_lengths: bool  # how many labels count is given
+    has_counts: bool  # how many frames count is given
+    block: int = 256
+
+    @property
+    def computing(self) -> str:
+        """Precision of the arithmetic, of weights and of losses."""
+        return "float64"
+
+    @property
+    def element(self) -> str:
+        """Precision of what a class that is not in the label gets."""
+        return "float64" if self.pred == "float64" else "float32"
+
+
 class WeighingBuild(NamedTuple):
     """Everything that the kernel that finds a normaliser is specialised on."""
 
@@ -162,6 +190,39 @@ def rowwise_kernel(build: RowBuild) -> Kernel:
         file_text(f"rowwise_{build.sweep}.cu"),
     ]
     return Kernel(build, f"fastloss_rowwise_{build.sweep}", "\n".join(lines), build.block)
+
+
+@lru_cache(maxsize=512)
+def sequence_kernel(build: SequenceBuild) -> Kernel:
+    """The kernel of a sequence loss."""
+    wanted = (
+        "from_logits", "has_lengths", "has_counts", "value", "losses", "grad", "hess", "weighted", "masked", "block",
+    )  # fmt: skip
+    lines = [
+        file_text("prelude.cuh"),
+        '#line 1 "build"',
+        *_types(build),
+        f"typedef {TYPES[build.element]} ELEMENT;",
+        *_constants(build, wanted),
+        '#line 1 "formula"',
+        occupancy_text(build.formula),
+        file_text("sequence.cu"),
+    ]
+    return Kernel(build, "fastloss_sequence", "\n".join(lines), build.block)
+
+
+def occupancy_text(formula: Callable[..., Any]) -> str:
+    """A sequence loss's formula, and ``derivatives_of``, which calls it with what it asks for."""
+    arguments = "".join(f"{name}, " for name in argument_names(formula))
+    return "\n".join(
+        [
+            cuda_text(formula),
+            "template <typename T>",
+            "__device__ __forceinline__ void derivatives_of(T own, T rest, T total, T occupancy, T others, T* out) {",
+            f"    {cuda_name(formula)}<T>({arguments}out);",
+            "}",
+        ]
+    )
 
 
 @lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ from ..families.documentation import catalogue_row
 from ..families.loss import SETS, Loss, configurations
 from ..formula.to_cuda import cuda_text
 from ..gpu import catalogue
-from ..gpu.source import row_text
+from ..gpu.source import occupancy_text, row_text
 
 INDENT = 14
 
@@ -81,8 +81,9 @@ def cuda(loss: Any) -> Iterator[tuple[str, str]]:
         for label, formula in loss.row_formulas().items():
             yield f"{loss.name}: {label}", row_text(formula) + "\n"
     else:
+        text = occupancy_text if loss.family == "sequence" else cuda_text
         for label, formula in loss.formulas().items():
-            yield f"{loss.name}: {label}", cuda_text(formula)
+            yield f"{loss.name}: {label}", text(formula)
 
 
 def kernels(loss: Any, dtype: str, classes: int) -> Iterator[tuple[str, str]]:
@@ -94,6 +95,10 @@ def kernels(loss: Any, dtype: str, classes: int) -> Iterator[tuple[str, str]]:
             true = "int64" if loss.indexed else dtype
             entry = catalogue.rowwise_entry(
                 label, configured.formula(), loss.indexed, true, dtype, classes, catalogue.USUAL
+            )
+        elif loss.family == "sequence":
+            entry = catalogue.sequence_entry(
+                loss.name, configured.variant(), configured.formula(), dtype, catalogue.USUAL
             )
         else:
             formula = configured.formulas()[configured.variant()]

@@ -15,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ci"))
 import gpu_check
 from gpu_check import Case, Effort, Manner
 
-SMALL = Effort(lengths=((1003,), (11, 9)), rows=((37, 10), (9, 100), (5, 1000)), runs=2, every=29)
+SMALL = Effort(
+    lengths=((1003,), (11, 9)), sequences=((5, 9, 7),), rows=((37, 10), (9, 100), (5, 1000)), runs=2, every=29
+)
 FEW = SMALL._replace(rows=((37, 10),), every=10**6)
 ON_A_GPU_ONLY = ("graph", "synchronisation", "large", "sanitizer", "host_time", "bench")
 

@@ -1,0 +1,1 @@
+"""Losses with one loss per sequence."""
