@@ -22,7 +22,6 @@ from sampling import (
     loss_shape,
     plain,
     takes_unit_targets,
-    variants,
     with_reduction,
 )
 
@@ -255,7 +254,7 @@ def takes_several_axes(loss):
     return rules.get("axis") == "None, an integer or integers"
 
 
-SEVERAL = [loss for cls in LOSSES.values() if takes_several_axes(cls) for loss in variants(cls)]
+SEVERAL = [loss for loss in SWEPT if takes_several_axes(type(loss))]
 
 
 @pytest.mark.parametrize("loss", SEVERAL, ids=label_of)
