@@ -51,12 +51,18 @@ from .losses.rowwise.categorical_generalized_cross_entropy import (
 from .losses.rowwise.categorical_generalized_cross_entropy import (
     categorical_generalized_cross_entropy as categorical_generalized_cross_entropy,
 )
+from .losses.rowwise.cosine_similarity import CosineSimilarity as CosineSimilarity
+from .losses.rowwise.cosine_similarity import cosine_similarity as cosine_similarity
 from .losses.rowwise.dice import Dice as Dice
 from .losses.rowwise.dice import dice as dice
+from .losses.rowwise.kl_divergence import KLDivergence as KLDivergence
+from .losses.rowwise.kl_divergence import kl_divergence as kl_divergence
 from .losses.rowwise.multilabel_soft_margin import MultilabelSoftMargin as MultilabelSoftMargin
 from .losses.rowwise.multilabel_soft_margin import multilabel_soft_margin as multilabel_soft_margin
 from .losses.rowwise.nll import NLL as NLL
 from .losses.rowwise.nll import nll as nll
+from .losses.rowwise.poly1_crossentropy import Poly1Crossentropy as Poly1Crossentropy
+from .losses.rowwise.poly1_crossentropy import poly1_crossentropy as poly1_crossentropy
 from .losses.rowwise.sparse_categorical_crossentropy import (
     SparseCategoricalCrossentropy as SparseCategoricalCrossentropy,
 )
@@ -71,10 +77,12 @@ from .losses.sequence.ctc import CTC as CTC
 from .losses.sequence.ctc import ctc as ctc
 
 bce = binary_crossentropy
+kld = kl_divergence
 mae = mean_absolute_error
 mape = mean_absolute_percentage_error
 mse = mean_squared_error
 msle = mean_squared_logarithmic_error
+poly_loss_cross_entropy = poly1_crossentropy
 # end of losses
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import math
 import re
 import sys
@@ -87,8 +88,15 @@ def configurations(cls, classes=5):
     others = {name: values for name, values in choices.items() if name not in flags and name != "wrt"}
     together = {name: values[min(1, len(values) - 1)] for name, values in others.items()}
     settings = [{}, *({name: not flags[name]} for name in flags), {name: not flags[name] for name in flags}]
+    formulas = {cls(**setting).variant() for setting in settings}
+    for several in range(2, len(flags)):  # that together choose yet another formula
+        for names in itertools.combinations(flags, several):
+            setting = {name: not flags[name] for name in names}
+            settings += [setting] if cls(**setting).variant() not in formulas else []
+            formulas.add(cls(**setting).variant())
+    settings = [{**_by_row(cls), **setting} for setting in settings]
     found, formulas = {}, set()
-    for setting in ({**_by_row(cls), **setting} for setting in settings):
+    for setting in settings:
         changes = [{}, together]
         if cls(**setting).variant() not in formulas:
             changes += [{name: value} for name, values in others.items() for value in values]
@@ -350,7 +358,7 @@ _LOGITS = [
 ]
 
 
-def _hard_rows(loss, numbers, infinite):
+def _hard_rows(loss, numbers, dtype, infinite):
     """Rows of five hard predictions of a set."""
     epsilon = getattr(loss, "epsilon", 1e-7)
     match numbers:
@@ -370,19 +378,23 @@ def _hard_rows(loss, numbers, infinite):
             near = [1.0, 0.0, 1e-8, 1.0 - 1e-7, 0.5]
             return [[0.2] * 5, [0.0] * 5, [1.0] * 5, [1.0, 0.0, 0.0, 0.0, 0.0], near, [1e-30, 1e-8, 0.0, 0.0, 0.0]]
         case "distribution":
-            rows = np.array(_hard_rows(loss, "probability", infinite))
+            rows = np.array(_hard_rows(loss, "probability", dtype, infinite))
             return (rows / rows.sum(axis=1, keepdims=True)).tolist()
         case "log_probability" | "log_distribution":
             rows = np.array(_LOGITS[:7] + _LOGITS[8:] + [[-np.inf, 0.0, 1.0, 1.0, -np.inf]] * infinite)
             largest = rows.max(axis=1, keepdims=True)
             exact = rows - largest - np.log(np.exp(rows - largest).sum(axis=1, keepdims=True))
             return [*exact.tolist(), [1.0, -1.0, 2.0, 0.0, -3.0]]  # nor need they be normalised
+        case "real":
+            tiny, largest = 4 * float(np.finfo(dtype).tiny), float(np.finfo(dtype).max) / 4
+            rows = [[1.0, 2.0, 3.0, -4.0, 5.0], [0.0] * 5, [0.0, 1.0, 0.0, 0.0, 0.0], [1e-30, 1.0, 1e30, -1.0, 0.0]]
+            return [*rows, [tiny, -tiny, 0.0, tiny, tiny], [largest, -largest, 0.0, largest, 1.0]]
         case "logit":
             return _LOGITS + [[-np.inf, 1.0, 2.0, 2.0, 0.0]] * infinite
     raise ValueError(numbers)
 
 
-def _hard_targets(numbers, places, x):
+def _hard_targets(loss, numbers, places, x):
     """Rows of targets of a set, one for each row of predictions; ``places`` are numbers of their classes."""
     if numbers == "label":
         return places
@@ -391,9 +403,15 @@ def _hard_targets(numbers, places, x):
     match numbers:
         case "distribution":
             soft = np.where(even, one_hot, 0.9 * one_hot + 0.02)
+            epsilon = getattr(loss, "epsilon", 1e-7)
+            if 0 < epsilon < 1:  # a class at the clip
+                at_clip = (1.0 - epsilon) * one_hot + epsilon * np.roll(one_hot, 1, axis=1)
+                soft = np.where(places[:, None] == 3, at_clip, soft)
         case "binary" | "unit":
             soft = np.where(even, one_hot, 1.0 - one_hot) if numbers == "binary" else np.where(even, one_hot, 0.25)
             soft = np.where(places[:, None] == 4, 0.0, soft)
+        case "real":  # as the prediction, against it, across, without length, and anyhow
+            soft = np.choose(places[:, None], [0.5 * x, -x, one_hot, 0.0 * x, x[:, ::-1] + 1.0])
         case "log_distribution":
             soft = np.log(0.9 * one_hot + 0.02) - np.where(even, 0.0, 1e4 * (1.0 - one_hot))
         case _:
@@ -403,12 +421,12 @@ def _hard_targets(numbers, places, x):
 
 def _extreme_rows(loss, dtype, infinite):
     true, pred = loss.domain()
-    rows = _hard_rows(loss, pred, infinite)
+    rows = _hard_rows(loss, pred, dtype, infinite)
     x, places = _paired(np.array(rows), np.arange(5))
     if infinite and pred == "logit":
         more, other = _paired(np.array([[-np.inf] * 4 + [5.0]]), np.array([4]))
         x, places = np.concatenate([x, more]), np.concatenate([places, other])
-    y = _hard_targets(true, places, x)
+    y = _hard_targets(loss, true, places, x)
     if is_indexed(loss) and loss.ignore_class is not None:
         y[::7] = loss.ignore_class
     return y, x.astype(dtype).astype(np.float64)
@@ -501,13 +519,21 @@ def watch(loss, y, p):
     return {site: np.broadcast_to(found, shape) for site, found in Watched.noted.items()}
 
 
+def _moved(loss, y, p):
+    """Operands with every number that derivatives are taken by a little larger or smaller."""
+    x = np.asarray(y if differentiates_targets(loss) else p, np.float64)
+    x = x * np.random.default_rng(0).uniform(1.0 - 1e-12, 1.0 + 1e-12, x.shape)
+    return (x, p) if differentiates_targets(loss) else (y, x)
+
+
 def near_kink(loss, y, p, margin):
     """Elements (rows, for a rowwise loss) where some comparison would come out otherwise within a margin.
 
     Operands that are equal do not count: random operands are equal only where the formula makes them so (the
-    largest logit and the row's peak).
+    largest logit and the row's peak). Nor do those that stay when what is differentiated by moves a little.
     """
     near = np.zeros(1, bool) if is_rowwise(loss) else np.zeros(np.shape(p), bool)
-    for difference in watch(loss, y, p).values():
-        near = near | ((difference != 0.0) & (abs(difference) < margin))
+    moved = watch(loss, *_moved(loss, y, p))
+    for site, difference in watch(loss, y, p).items():
+        near = near | ((difference != 0.0) & (abs(difference) < margin) & (difference != moved[site]))
     return np.broadcast_to(near.any(axis=-1), loss_shape(loss, np.shape(p))) if is_rowwise(loss) else near

@@ -220,8 +220,9 @@ def test_plain_operands(loss, dtype):
     y, p = cast(*plain(loss, (rows, 5) if is_rowwise(loss) else (5 * rows,), np.random.default_rng(5)), np.dtype(dtype))
     usual = loss == type(loss)(**flags(loss))
     share = judge(loss, y, p, share=usual)
-    # Not a tolerance: that the comparison at 4 ulp is not empty. Of random distributions 0.19 are well conditioned.
-    assert share > 0.15 or not usual
+    # Not a tolerance: that the comparison at 4 ulp is not empty. Of random distributions 0.19 are well conditioned,
+    # of their logarithms 0.045, of random vectors 0.034.
+    assert share > 0.03 or not usual
 
 
 @every_configuration
@@ -240,7 +241,7 @@ def test_reduced_value(loss, reduction, dtype):
     exact = exact_results(loss, *exact_inputs(loss, y, p))[0][kept(loss, y)]
     truth = sum(exact.flat) / (exact.size if reduction == "mean" else 1)
     value = loss.value_grad_and_hess(y, p)[0]
-    assert abs(value - truth) <= VALUE[dtype] * truth
+    assert abs(value - truth) <= VALUE[dtype] * abs(truth)
 
 
 @pytest.mark.parametrize("dtype", WORKING)

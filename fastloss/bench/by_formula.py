@@ -43,6 +43,11 @@ def evaluate(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
     y, p
         Targets and predictions; the class axis is the last.
     """
+    with np.errstate(all="ignore"):  # 0 times infinity, where a formula then takes something else
+        return _evaluated(loss, y, p)
+
+
+def _evaluated(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
     if loss.family == "sequence":
         return reference.evaluate(dataclasses.replace(loss, reduction="none"), y, p)[:2]
     if loss.family == "rowwise":
