@@ -39,6 +39,7 @@ def _power(x, exponent):
 EXACT = {
     "exp": mpmath.exp,
     "exp_nonpositive": mpmath.exp,
+    "expm1": mpmath.expm1,
     "expm1_nonpositive": mpmath.expm1,
     "log": _log,
     "log1p": _log1p,

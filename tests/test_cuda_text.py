@@ -18,6 +18,7 @@ from fastloss.formula.ops import (
     clip,
     exp,
     exp_nonpositive,
+    expm1,
     expm1_nonpositive,
     log,
     log1p,
@@ -40,7 +41,7 @@ PRECISIONS = {"float32": "float", "float64": "double"}
 def primitives(x, y):
     """Each primitive once."""
     root, other = sqrt(x), power(abs(x), y)
-    exponential, small, less = exp(x), exp_nonpositive(x), expm1_nonpositive(x)
+    exponential, small, less = exp(x), exp_nonpositive(x), expm1(x) - expm1_nonpositive(y)
     return where(x < y, x, y), exponential, small, less, log(x), log1p(x), log1p_unit(x), root, other
 
 

@@ -257,6 +257,7 @@ MPMATH = {
     "where": lambda condition, yes, no: yes if condition else no,
     "exp": mpmath.exp,
     "exp_nonpositive": mpmath.exp,
+    "expm1": mpmath.expm1,
     "expm1_nonpositive": mpmath.expm1,
     "log": mpmath.log,
     "log1p": lambda x: mpmath.log(1 + x),

@@ -23,7 +23,7 @@ from fastloss.formula import ops
 
 FUNCTIONS = {
     name: getattr(ops, name)
-    for name in ("exp", "exp_nonpositive", "expm1_nonpositive", "log", "log1p", "log1p_unit", "sqrt")
+    for name in ("exp", "exp_nonpositive", "expm1", "expm1_nonpositive", "log", "log1p", "log1p_unit", "sqrt")
 } | {"sigmoid": ops.sigmoid, "softplus": ops.softplus, "tanh": ops.tanh}
 FIXED_POWERS = {
     f"power_{exponent}": lambda x, exponent=exponent: ops.power(x, exponent) for exponent in (0.0, 0.5, 1.0, 2.0)
@@ -116,7 +116,7 @@ def points(name, dtype, count):
     close_to_one = 1 + rng.uniform(-1, 1, count) * 10.0 ** rng.uniform(-7 if dtype is np.float32 else -15, 0, count)
     borders = [0.0, 1.0, -1.0, 0.5, np.sqrt(0.5), np.sqrt(2), 2 * np.sqrt(2), 1 / 3, 0.1716, float(limits.tiny)]
     borders += [float(limits.eps), float(limits.max), top, np.log(float(limits.tiny)), *(np.log(2) * np.arange(-3, 4))]
-    borders += [*(np.log(2) * (np.arange(-8, 8) + 0.5)), -87.33, 88.72283, -708.0, 709.782712893384]
+    borders += [*(np.log(2) * (np.arange(-8, 8) + 0.5)), -87.33, 88.72283, -708.0, 709.782712893384, 40.0]
     with np.errstate(over="ignore", under="ignore"):
         parts = [patterns, *(a.astype(dtype) for a in (wide, narrow, magnitudes, close_to_one, -close_to_one))]
         parts.append(around([sign * b for b in borders if abs(b) <= limits.max for sign in (1, -1)], dtype))
@@ -190,6 +190,7 @@ INF = np.inf
 SPECIAL = {
     "exp": [(INF, INF), (-INF, 0), (0.0, 1), (-0.0, 1)],
     "exp_nonpositive": [(-INF, 0), (0.0, 1), (-0.0, 1)],
+    "expm1": [(INF, INF), (-INF, -1), (0.0, 0), (-0.0, 0), (40.0, float(np.expm1(40.0))), (-40.0, -1)],
     "expm1_nonpositive": [(-INF, -1), (0.0, 0), (-0.0, 0)],
     "log": [(INF, INF), (-INF, np.nan), (0.0, -INF), (-0.0, -INF), (1.0, 0), (-1.0, np.nan), (-1e-40, np.nan)],
     "log1p": [(INF, INF), (-INF, np.nan), (0.0, 0), (-0.0, 0), (-1.0, -INF), (-2.0, np.nan)],

@@ -31,6 +31,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "where": Primitive(np.where, "({0} ? {1} : {2})"),
     "exp": Primitive(np.exp, "exp({0})"),
     "exp_nonpositive": Primitive(np.exp, "exp({0})"),
+    "expm1": Primitive(np.expm1, "expm1({0})"),
     "expm1_nonpositive": Primitive(np.expm1, "expm1({0})"),
     "log": Primitive(np.log, "log({0})"),
     "log1p": Primitive(np.log1p, "log1p({0})"),
@@ -68,8 +69,13 @@ def exp_nonpositive(x: Operand) -> Operand:
     return _apply("exp_nonpositive", x)
 
 
+def expm1(x: Operand) -> Operand:
+    """``exp(x) - 1`` without cancellation; on SIMD lanes it shares what `exp` computes."""
+    return _apply("expm1", x)
+
+
 def expm1_nonpositive(x: Operand) -> Operand:
-    """``exp(x) - 1`` without cancellation, for x <= 0 only; on SIMD lanes it shares what `exp_nonpositive` computes."""
+    """``exp(x) - 1`` for x <= 0 only; on SIMD lanes it shares what `exp_nonpositive` computes."""
     return _apply("expm1_nonpositive", x)
 
 
