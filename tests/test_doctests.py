@@ -4,11 +4,14 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 
 import pytest
+import sampling
 from catalogue import LOSSES
 
 import fastloss as fl
+from fastloss.families.loss import SETS
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 #: Commands, not library: they have tests of their own, and import what only an extra installs.
@@ -49,6 +52,16 @@ def test_losses_are_public(name):
     assert name in PUBLIC
     assert LOSSES[name].__name__ in PUBLIC
     assert all(alias in PUBLIC for alias in LOSSES[name].aliases)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_docstrings_say_what_every_configuration_takes(name):
+    text = " ".join(inspect.getdoc(getattr(fl, name)).split())
+    targets, predictions = re.search(r"Targets: (.*?)\. y_pred : .* Predictions: (.*?)\. Any memory", text).groups()
+    for loss in sampling.configurations(LOSSES[name]):
+        for said, numbers in zip((targets, predictions), loss.domain(), strict=True):
+            assert SETS[numbers] in said
+    assert ("by the targets" in text) == hasattr(LOSSES[name], "wrt")
 
 
 def test_the_registry_has_an_example_that_runs():

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import re
+import textwrap
 from typing import Any
 
 import numpy as np
 
-from .loss import Loss
+from .loss import SETS, Loss
 from .parameters import Rule
 
 _CALL_PARAMETERS = """\
-y_true : array_like{true_shape}
-    Targets. {true_kind}
+y_true : array_like, shape {true_shape}, {true_types}
+{true}
 y_pred : array_like, shape {pred_shape}, float16, bfloat16, float32 or float64
-    Predictions, in any memory layout. float16 and bfloat16 are computed in float32. If this is a CuPy array, all
-    arrays must be, on the same device, and so are the results; the call does not wait for the device.
+{pred}
+    Any memory layout. float16 and bfloat16 are computed in float32. If this is a CuPy array, all arrays must be, on
+    the same device, and so are the results; the call does not wait for the device.
 sample_weight : array_like, optional
     Finite weights of 0 or more, one per loss; aligned from the leading axis, shape (B,), (B, T), ...
 mask : array_like of bool, optional
@@ -48,18 +51,53 @@ def _sentence(text: str) -> str:
     return (text if text[1:2] in (":", " ") else text[0].upper() + text[1:]) + "."
 
 
-def _shapes(loss: type[Loss]) -> dict[str, str]:
-    if loss.family == "elementwise":
-        kind = "Any floating-point type, bool or integer."
-        return {"true_shape": ", shape (...)", "pred_shape": "(...)", "true_kind": kind}
-    if loss.family == "sequence":
-        kind = "Class numbers other than the blank, any integer type; padded with the blank or negative numbers."
-        return {"true_shape": ", shape (..., L)", "pred_shape": "(..., T, C)", "true_kind": kind}
-    if getattr(loss, "indexed", False):
-        kind = "Class numbers from 0 to C - 1, any integer type."
-        return {"true_shape": ", shape (...)", "pred_shape": "(..., C)", "true_kind": kind}
-    kind = "A value per class: any floating-point type, bool or integer."
-    return {"true_shape": ", shape (..., C)", "pred_shape": "(..., C)", "true_kind": kind}
+def _operands(loss: type[Loss]) -> dict[str, str]:
+    """Shapes, types and numbers of targets and predictions."""
+    shapes = {"elementwise": ("(...)", "(...)"), "sequence": ("(..., L)", "(..., T, C)")}
+    true_shape, pred_shape = shapes.get(loss.family, ("(..., C)", "(..., C)"))
+    labels = loss().domain().y_true == "label"
+    if labels and loss.family != "sequence":
+        true_shape = "(...)"
+    true = f"Targets: {taken(loss, 0)}{_LABELS.get(loss.family, '') if labels else ''}."
+    return {
+        "true_shape": true_shape,
+        "true_types": "any integer type" if labels else "any floating-point or integer type, or bool",
+        "true": _indented(true),
+        "pred_shape": pred_shape,
+        "pred": _indented(f"Predictions: {taken(loss, 1)}."),
+    }
+
+
+#: What labels are, by the family.
+_LABELS = {
+    "rowwise": " from 0 to C - 1",
+    "sequence": " other than the blank, padded with the blank or negative numbers",
+}
+
+
+def taken(loss: type[Loss], operand: int) -> str:
+    """What targets (0) or predictions (1) may be: usually, and with each parameter that makes them something else."""
+    usual = loss().domain()[operand]
+    words = [SETS[usual]]
+    for field in dataclasses.fields(loss):
+        for choice in _choices(field):
+            with contextlib.suppress(ValueError):  # a parameter that needs another one
+                numbers = loss(**{field.name: choice}).domain()[operand]
+                words += [f"with ``{field.name}={choice!r}`` {SETS[numbers]}"] if numbers != usual else []
+    return "; ".join(words)
+
+
+def _choices(field: dataclasses.Field[Any]) -> list[Any]:
+    """What else a parameter may be that has only a few values."""
+    if isinstance(field.default, bool):
+        return [not field.default]
+    rule: Rule = field.metadata["rule"]
+    names = re.findall(r"'([^']*)'", rule.words) if rule.words.startswith("one of") else []
+    return [name for name in names if name != field.default]
+
+
+def _indented(text: str) -> str:
+    return textwrap.fill(text, 116, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
 
 
 def _example_lines(loss: type[Loss]) -> str:
@@ -90,7 +128,7 @@ def described(loss: type[Loss], prose: str, *, as_function: bool) -> str:
     sections = [inspect.cleandoc(prose)]
     if as_function:
         options = getattr(loss, "call_options", "")
-        parameters = _CALL_PARAMETERS.format(**_shapes(loss)) + options + "\n" + parameters
+        parameters = _CALL_PARAMETERS.format(**_operands(loss)) + options + "\n" + parameters
         sections += [_section("Parameters", parameters), _section("Returns", _returns(loss))]
     else:
         sections.append(_section("Parameters", parameters))
@@ -105,8 +143,12 @@ def _returns(loss: type[Loss]) -> str:
         f'    The value; with reduction="none" one loss per {unit}, float32 (float64 for float64 predictions).\n'
         "    The attributes ``value_and_grad``, ``grad``, ``grad_and_hess`` and ``value_grad_and_hess`` take the\n"
         "    same arguments, and ``out`` and ``hess_out``: where to write the gradient and the diagonal Hessian;\n"
-        "    ``out`` may be y_pred itself."
+        "    ``out`` may be y_pred itself." + (_BY_TARGETS if hasattr(loss, "wrt") else "")
     )
+
+
+_BY_TARGETS = """
+    With ``wrt='y_true'`` gradient and Hessian are those by the targets, in the dtype of y_pred."""
 
 
 def catalogue_row(loss: type[Loss]) -> dict[str, str]:
@@ -132,5 +174,6 @@ def _peer_names(loss: type[Loss]) -> list[str]:
         ("Keras", re.search(r"keras\.losses\.(\w+)", peers.keras)),
         ("torch", re.search(r"\bF\.(\w+)", peers.torch)),
         ("scikit-learn", re.search(r"(\w+)", peers.scikit_learn)),
+        ("optax", re.search(r"optax\.(?:losses\.)?(\w+)", peers.optax)),
     )
     return [f"{library} `{match[1]}`" for library, match in found if match]

@@ -69,8 +69,8 @@ SETS = {
     "binary": "0 or 1",
     "label": "class numbers",
     "distribution": "numbers from 0 to 1 that sum to 1 over the class axis",
-    "log_distribution": "logarithms of such numbers",
-    "logit": "logits: any real numbers",
+    "log_distribution": "logarithms of numbers from 0 to 1 that sum to 1 over the class axis",
+    "logit": "logits (any real numbers)",
     "probability": "probabilities",
     "log_probability": "logarithms of probabilities",
 }
