@@ -135,7 +135,7 @@ std::vector<SharedArray> shared_arrays;                 // of this block
 char* dynamic_shared;
 int thread_count, finished_count, waiting_count;
 Site barrier_site;
-int barrier_value, barrier_result;
+int barrier_value, barrier_result, barrier_turn;
 
 Fiber* running;  // null: the scheduler
 void* scheduler_stack_pointer;
@@ -145,7 +145,8 @@ uint64_t random_state;
 // Sanitizers know a synchronisation by an address.  These are fresh for every block: one that two blocks shared would
 // order what nothing orders on a GPU.
 struct BlockObjects {
-  char barrier, shared;
+  char barrier[2];  // two take turns: who leaves a barrier late is not ordered after who has reached the next
+  char shared;
   char warp[32];
   char fence[1024];
 };
@@ -661,6 +662,7 @@ void join_barrier(int kind, int predicate, const Site& site) {
   running->site = site;
   if (++waiting_count == thread_count) {
     waiting_count = 0;
+    barrier_turn ^= 1;
     barrier_result = barrier_value;
     wake(0, thread_count, [](const Fiber&) { return true; });
   }
@@ -670,7 +672,7 @@ void join_barrier(int kind, int predicate, const Site& site) {
 }  // namespace
 
 EXPORTED int emulator_barrier(int kind, int predicate, Site site) {
-  char* object = &block_objects.back().barrier;
+  char* object = &block_objects.back().barrier[barrier_turn];
   release(object);
   {
     AsScheduler bookkeeping;
