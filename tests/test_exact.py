@@ -224,9 +224,9 @@ def test_plain_operands(loss, dtype):
     y, p = cast(*plain(loss, (rows, 5) if is_rowwise(loss) else (5 * rows,), np.random.default_rng(5)), np.dtype(dtype))
     usual = loss == type(loss)(**flags(loss))
     share = judge(loss, y, p, share=usual)
-    # Not a tolerance: that the comparison at 4 ulp is not empty. Of random distributions 0.19 are well conditioned,
-    # of their logarithms 0.045, of random vectors 0.034.
-    assert share > 0.03 or not usual
+    # Not a tolerance: that the comparison at 4 ulp is not empty. Exact zeros are what is well conditioned among
+    # distributions, 0.19 of the results here; of their logarithms 0.045 are, of random vectors 0.034.
+    assert share > (0.15 if loss.name in THOROUGH else 0.03) or not usual
 
 
 @every_configuration
