@@ -206,6 +206,9 @@ def test_without_names_most_losses_are_measured_where_they_have_a_goal() -> None
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_every_loss_has_an_expression_of_torch() -> None:
     for case in MEASURED:
+        if case.configuration == "log-probabilities":  # torch's gradient holds behind its own log_softmax alone
+            assert torch_peers.call(case.loss, *operands(case), 1) is None
+            continue
         assert torch_peers.call(case.loss, *operands(case), 1) is not None, f"{case.loss.name} {case.configuration}"
 
 

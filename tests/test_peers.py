@@ -52,7 +52,6 @@ SLOPES = 1e-9
 KERAS_MEAN = 2e-7
 #: So do its maximum and power, and its log 2 is a float32: these losses are compared as float32, in value and gradient.
 KERAS_FLOAT32 = (
-    "binary_focal_crossentropy",
     "cosine_similarity",
     "hinge",
     "log_cosh",
@@ -196,15 +195,8 @@ def scipy_multilabel_soft_margin(loss, y, p):
 
 
 def scipy_total_variation(loss, y, p):
-    return [distance.cityblock(*pair) / 2 for pair in zip(y, p, strict=True)], np.sign(p - y) / 2
-
-
-def scipy_poly1_crossentropy(loss, y, p):
-    q, mass = special.softmax(p, axis=-1), y.sum(axis=-1, keepdims=True)
-    value = -np.where(y == 0, 0.0, y * special.log_softmax(p, axis=-1)).sum(axis=-1) + loss.epsilon * (y * (1 - q)).sum(
-        -1
-    )
-    return value, q * mass - y - loss.epsilon * q * (y - (y * q).sum(axis=-1, keepdims=True))
+    value = np.array([distance.cityblock(*pair) / 2 for pair in zip(y, p, strict=True)])
+    return value, np.sign(p - y) / 2
 
 
 def scipy_kl_divergence(loss, y, p):

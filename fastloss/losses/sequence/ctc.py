@@ -30,10 +30,6 @@ class CTC(SequenceLoss):
             "((y != blank) & (y >= 0)).sum(-1), blank, 'none', zero_infinity).mean() if from_logits else None"
         ),
         keras="keras.losses.ctc(y, p) if from_logits and blank == 0 and not zero_infinity else None",
-        plain=(
-            "F.ctc_loss(p.transpose(0, 1), y, torch.full(p.shape[:1], p.shape[1]), ((y != blank) & (y >= 0)).sum(-1), "
-            "blank, 'none', zero_infinity)"
-        ),
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example([[1]], [[[0.0, 0.0]]], 0.6931471805599453, [[[0.5, -0.5]]], [[[0.25, 0.25]]]),
