@@ -174,6 +174,5 @@ def _peer_names(loss: type[Loss]) -> list[str]:
         ("Keras", re.search(r"keras\.losses\.(\w+)", peers.keras)),
         ("torch", re.search(r"\bF\.(\w+)", peers.torch)),
         ("scikit-learn", re.search(r"(\w+)", peers.scikit_learn)),
-        ("optax", re.search(r"optax\.(?:losses\.)?(\w+)", peers.optax)),
     )
     return [f"{library} `{match[1]}`" for library, match in found if match]

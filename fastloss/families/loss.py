@@ -43,10 +43,10 @@ class Example(NamedTuple):
 class Peers(NamedTuple):
     """The same loss elsewhere, as an expression in ``y``, ``p``, the loss's parameters and the peer's module.
 
-    ``torch`` may use ``math``, ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``;
-    ``optax`` may use ``optax`` and ``jnp`` (jax.numpy). An expression that is None for some parameters has no such loss
-    with them. ``scikit_learn`` names a class in ``sklearn._loss``, the factor that its values need and parameters that
-    must be set for it; alternatives are parted by ``|``.
+    ``torch`` may use ``math``, ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``.
+    An expression that is None for some parameters has no such loss with them. ``scikit_learn`` names a class in
+    ``sklearn._loss``, the factor that its values need and parameters that must be set for it; alternatives are parted
+    by ``|``.
 
     ``plain`` is what the benchmark times where ``torch`` is none: one loss per element or row by torch's operations, as
     a user would write it, right for ordinary numbers.
@@ -55,7 +55,6 @@ class Peers(NamedTuple):
     torch: str = ""
     keras: str = ""
     scikit_learn: str = ""
-    optax: str = ""
     plain: str = ""
 
 
@@ -141,8 +140,6 @@ class Loss:
 
     name: ClassVar[str] = ""
     family: ClassVar[str] = ""
-    #: Names of the arrays that every call takes, in order.
-    operands: ClassVar[tuple[str, ...]] = ("y_true", "y_pred")
     aliases: ClassVar[tuple[str, ...]] = ()
     peers: ClassVar[Peers] = Peers()
     examples: ClassVar[tuple[Example, ...]] = ()

@@ -59,12 +59,6 @@ def open_unit_interval(default: float, doc: str) -> Any:
     return _parameter(default, Rule("in (0, 1)", _real(lambda x: 0 < x < 1)), doc)
 
 
-def optional_positive(doc: str) -> Any:
-    """A finite number above 0, or None."""
-    convert = _real(lambda x: 0 < x < math.inf)
-    return _parameter(None, Rule("> 0 or None", lambda x: None if x is None else convert(x)), doc)
-
-
 def clip_margin(default: float, doc: str) -> Any:
     """A distance from 0 and 1 that probabilities keep: above 0, below 1/2."""
     return _parameter(default, Rule("in (0, 0.5)", _real(lambda x: 0 < x < 0.5)), doc)
@@ -125,17 +119,6 @@ def optional_weights(doc: str) -> Any:
         return tuple(weights.tolist())
 
     return _parameter(None, Rule("None or a sequence of finite numbers >= 0", convert), doc)
-
-
-def one_of(default: int, numbers: Sequence[int], doc: str) -> Any:
-    """One of a few integers."""
-
-    def convert(value: Any) -> int:
-        if _integer(value) not in numbers:
-            raise ValueError
-        return int(value)
-
-    return _parameter(default, Rule("one of " + ", ".join(map(str, numbers)), convert), doc)
 
 
 def wrt(doc: str = "what the gradient and the Hessian are taken with respect to") -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..families.documentation import catalogue_row
-from ..families.loss import SETS, Loss, configurations
+from ..families.loss import SETS, Domain, Loss, configurations
 from ..formula.to_cuda import cuda_text
 from ..gpu import catalogue
 from ..gpu.source import occupancy_text, row_text
@@ -34,7 +34,7 @@ def page(loss: type[Loss], configured: Sequence[Loss], width: int) -> Iterator[s
     yield ""
     yield from _own_words(loss, width)
     yield from _entry("also in", row["also in"], width)
-    for operand, sets in zip(loss.operands, zip(*(one.domain() for one in configured), strict=True), strict=False):
+    for operand, sets in zip(Domain._fields, zip(*(one.domain() for one in configured), strict=True), strict=True):
         yield from _entry(operand, "; or ".join(dict.fromkeys(SETS[numbers] for numbers in sets)), width)
     yield from _entry("kinks", _kinks(configured), width)
     yield ""
