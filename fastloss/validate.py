@@ -157,6 +157,12 @@ def _dtype_hint(dtype: np.dtype[Any]) -> str:
     return "Convert it: array.astype('float64')" if dtype.kind in "fO" else ""
 
 
+def first_of(array: Array, bad: Array) -> str:
+    """The first bad element and where it is, in words."""
+    position = np.unravel_index(int(np.argmax(bad)), array.shape)
+    return f"{array[position]} at position [{', '.join(str(int(i)) for i in position)}]"
+
+
 def in_memory(array: Array) -> tuple[str, Array]:
     """Storage name and the array as kernels read it: rare integer types are widened."""
     name = storage_name(array.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 from ..dispatch import GRAD, HESS, VALUE, backend, on_device
 from ..reduction import Weighting, scale_of, weighting
 from ..validate import Array, in_memory, precision_of, prediction, same_shape, target
-from .layout import aligned, buffer_like, common_layout, contiguous
+from .layout import aligned, buffer_like, common_layout, contiguous, write_back
 from .loss import Loss
 
 #: Results larger than this many bytes bypass the caches: they would push out what they do not serve.
@@ -100,10 +100,7 @@ class ElementwiseLoss(Loss, abstract=True):
         """Run the kernel, through contiguous copies where the caller's arrays are not."""
         none = self.reduction == "none"
         if weighing.normalizer == 0.0:
-            for result in (grad, hess):
-                if result is not None:
-                    result[...] = 0
-            return 0.0, grad, hess
+            return self._nothing_left(grad, hess)
         keep_order = weighing.weights is None and not none
         layout = common_layout(y, p, grad, hess) if keep_order else "C"
         y_name, y_ready = in_memory(contiguous(y, layout))
@@ -122,9 +119,7 @@ class ElementwiseLoss(Loss, abstract=True):
             losses,
             scale_of(weighing.normalizer, computing),
         )
-        for result, ready in ((grad, grad_ready), (hess, hess_ready)):
-            if result is not ready:
-                result[...] = ready
+        write_back((grad, grad_ready), (hess, hess_ready))
         plain = weighing.weights is None and not none and y_ready is y and p_ready is p and grad_ready is grad
         if outputs == VALUE | GRAD and plain and p.ndim and not bypass:  # the short way in checks no 16 bytes
             object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum"))

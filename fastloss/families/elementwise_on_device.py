@@ -14,7 +14,7 @@ from ..gpu.source import ElementBuild, parameter_names
 from ..reduction import checked_normalizer
 from ..validate import precision_of, require_prediction, require_target, same_shape, storage_name
 from . import on_device
-from .layout import common_layout
+from .layout import common_layout, write_back
 
 
 def evaluate(
@@ -64,5 +64,5 @@ def evaluate(
             )  # fmt: skip
             parameters = [float(getattr(loss, parameter)) for parameter in parameter_names(formula)]
             kernels.run(build, operands, parameters, value, scratch, p.device.id)
-        on_device.write_back(((grad, grad_ready), (hess, hess_ready)))
+        write_back((grad, grad_ready), (hess, hess_ready))
     return value if losses is None else losses, grad, hess

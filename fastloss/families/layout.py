@@ -37,6 +37,13 @@ def buffer_like(result: Array | None, layout: Layout) -> Array | None:
     return np.empty(result.shape, result.dtype, order=layout)
 
 
+def write_back(*pairs: tuple[Any, Any]) -> None:
+    """Copy temporaries, of NumPy or CuPy, to the results that they stand for: pairs of a result, or None, and of it."""
+    for result, ready in pairs:
+        if result is not None and result is not ready:
+            result[...] = ready
+
+
 def aligned(*arrays: Array | None) -> bool:
     """Whether all arrays start on 16 bytes, as stores around the caches need."""
     return all(a is None or a.__array_interface__["data"][0] % 16 == 0 for a in arrays)

@@ -238,6 +238,13 @@ class Loss:
             hess = output(self.name, "hess_out", hess_out, p, None, (*operands, grad))
         return grad, hess
 
+    def _nothing_left(self, grad: Array | None, hess: Array | None) -> tuple[float, Any, Any]:
+        """The results where there is nothing to average: 0, and exact zeros."""
+        for result in (grad, hess):
+            if result is not None:
+                result[...] = 0
+        return 0.0, grad, hess
+
     def __call__(
         self,
         y_true: Any,

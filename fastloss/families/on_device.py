@@ -196,10 +196,3 @@ def buffer_like(result: Any, layout: str) -> Any:
     flags = result.flags
     fits = flags.c_contiguous if layout == "C" else flags.f_contiguous
     return result if fits else launch.empty(result.shape, result.dtype, layout)
-
-
-def write_back(pairs: tuple[tuple[Any, Any], ...]) -> None:
-    """Copy temporaries to the results that they stand for."""
-    for result, ready in pairs:
-        if result is not None and result is not ready:
-            result[...] = ready

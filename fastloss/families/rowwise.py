@@ -15,6 +15,7 @@ from ..messages import rejected
 from ..reduction import Weighting, scale_of, weighting
 from ..validate import (
     Array,
+    first_of,
     in_memory,
     labels,
     labels_in_memory,
@@ -25,7 +26,7 @@ from ..validate import (
     target,
 )
 from .elementwise import BYPASS_CACHE_FROM
-from .layout import aligned, buffer_like, class_axes, classes_last, contiguous
+from .layout import aligned, buffer_like, class_axes, classes_last, contiguous, write_back
 from .loss import Loss
 from .parameters import integer
 
@@ -112,10 +113,7 @@ class RowsLoss(Loss, abstract=True):
         class_weights = self.class_weights(p, axes)
         weighing = self._weighing(y, p, shape, class_weights, sample_weight, mask, normalizer)
         if weighing.normalizer == 0.0:
-            for result in (grad, hess):
-                if result is not None:
-                    result[...] = 0
-            return 0.0, grad, hess
+            return self._nothing_left(grad, hess)
         return self._swept(outputs, y, p, axes, shape, class_weights, weighing, grad, hess)
 
     def _swept(
@@ -170,9 +168,7 @@ class RowsLoss(Loss, abstract=True):
         plain = plain and ignored is None and self.axis == -1 and not long_rows
         if outputs == VALUE | GRAD and rows and plain and y_ready is y and p_ready is p and grad_ready is grad_last:
             object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum", self.require_labels))
-        for result, ready in ((grad_last, grad_ready), (hess_last, hess_ready)):
-            if result is not None and result is not ready:
-                result[...] = ready
+        write_back((grad_last, grad_ready), (hess_last, hess_ready))
         if losses is None:
             return total / weighing.normalizer, grad, hess
         with np.errstate(all="ignore"):
@@ -269,12 +265,8 @@ class RowsLoss(Loss, abstract=True):
             bad &= np.repeat(weighing.weights >= 0, weighing.inner).reshape(y.shape)
         if not bad.any():
             return
-        position = np.unravel_index(int(np.argmax(bad)), y.shape)
-        where = ", ".join(str(int(i)) for i in position)
         hint = "" if ignored is not None else "To leave such rows out: ignore_class="
-        raise ValueError(
-            rejected(self.name, "y_true", f"be in [0, {classes})", f"{y[position]} at position [{where}]", hint)
-        )
+        raise ValueError(rejected(self.name, "y_true", f"be in [0, {classes})", first_of(y, bad), hint))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

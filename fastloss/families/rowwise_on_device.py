@@ -18,7 +18,7 @@ from ..messages import rejected
 from ..reduction import checked_normalizer
 from ..validate import precision_of, require_labels, require_prediction, require_target, signed_labels, storage_name
 from . import on_device
-from .layout import classes_last
+from .layout import classes_last, write_back
 
 #: Columns are counted in 32 bits, with a pack more on either side.
 MOST_CLASSES = 2**31 - 64
@@ -85,7 +85,7 @@ def evaluate(
             parameters = [float(getattr(loss, parameter)) for parameter in formula.parameters]
             sizes = kernels.Rows(rows, classes, class_weights, weight_sum, ignored)
             kernels.run(build, operands, sizes, parameters, value, scratch, p.device.id)
-        on_device.write_back(((grad_last, grad_ready), (hess_last, hess_ready)))
+        write_back((grad_last, grad_ready), (hess_last, hess_ready))
         if losses is None:
             return value, grad, hess
         return launch.converted(losses, np.dtype(precision_of(p))), grad, hess

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,10 +13,29 @@ from ..dispatch import GRAD, HESS, VALUE, backend, on_device
 from ..formula.alignments import Targets, is_padding, lengths_of
 from ..messages import rejected
 from ..reduction import Weighting, scale_of, weighting
-from ..validate import Array, in_memory, labels, precision_of, prediction, signed_labels, storage_name
-from .layout import buffer_like, contiguous
+from ..validate import Array, first_of, in_memory, labels, precision_of, prediction, signed_labels, storage_name
+from .layout import buffer_like, contiguous, write_back
 from .loss import Domain, Loss
 from .parameters import flag, integer
+
+
+def _with_lengths(call: Callable[..., Any]) -> Callable[..., Any]:
+    """One of the five calls, with lengths of labels and predictions among its options."""
+
+    def with_lengths(
+        self: Any,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any = None,
+        *,
+        label_length: Any = None,
+        logit_length: Any = None,
+        **options: Any,
+    ) -> Any:
+        return call(self, Targets(y_true, label_length, logit_length), y_pred, sample_weight, **options)
+
+    with_lengths.__name__, with_lengths.__doc__ = call.__name__, call.__doc__
+    return with_lengths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,71 +71,11 @@ logit_length : array_like of int, shape (...), optional
         ]
         return own.replace(parameters=[*own.parameters.values(), *lengths])
 
-    def __call__(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        sample_weight: Any = None,
-        *,
-        label_length: Any = None,
-        logit_length: Any = None,
-        **options: Any,
-    ) -> Any:
-        """Return the value alone."""
-        return super().__call__(Targets(y_true, label_length, logit_length), y_pred, sample_weight, **options)
-
-    def value_and_grad(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        sample_weight: Any = None,
-        *,
-        label_length: Any = None,
-        logit_length: Any = None,
-        **options: Any,
-    ) -> tuple[Any, Any]:
-        """Return value and gradient in one pass."""
-        return super().value_and_grad(Targets(y_true, label_length, logit_length), y_pred, sample_weight, **options)
-
-    def grad(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        sample_weight: Any = None,
-        *,
-        label_length: Any = None,
-        logit_length: Any = None,
-        **options: Any,
-    ) -> Any:
-        """Return the gradient alone."""
-        return super().grad(Targets(y_true, label_length, logit_length), y_pred, sample_weight, **options)
-
-    def grad_and_hess(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        sample_weight: Any = None,
-        *,
-        label_length: Any = None,
-        logit_length: Any = None,
-        **options: Any,
-    ) -> tuple[Any, Any]:
-        """Return gradient and diagonal Hessian in one pass."""
-        return super().grad_and_hess(Targets(y_true, label_length, logit_length), y_pred, sample_weight, **options)
-
-    def value_grad_and_hess(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        sample_weight: Any = None,
-        *,
-        label_length: Any = None,
-        logit_length: Any = None,
-        **options: Any,
-    ) -> tuple[Any, Any, Any]:
-        """Return value, gradient and diagonal Hessian in one pass."""
-        targets = Targets(y_true, label_length, logit_length)
-        return super().value_grad_and_hess(targets, y_pred, sample_weight, **options)
+    __call__ = _with_lengths(Loss.__call__)
+    value_and_grad = _with_lengths(Loss.value_and_grad)
+    grad = _with_lengths(Loss.grad)
+    grad_and_hess = _with_lengths(Loss.grad_and_hess)
+    value_grad_and_hess = _with_lengths(Loss.value_grad_and_hess)
 
     def variant(self) -> str:
         """Label of the formula that this configuration uses."""
@@ -165,23 +123,14 @@ logit_length : array_like of int, shape (...), optional
             self.checked_lengths("label_length", y_true.label_length, shape, y.shape[-1]),
             self.checked_lengths("logit_length", y_true.logit_length, shape, p.shape[-2]),
         )
-        weighing = self._weighing(shape, precision_of(p), sample_weight, mask, normalizer)
+        precisions = (precision_of(p), "float64")
+        weighing = weighting(self.name, self.reduction, shape, precisions, sample_weight, mask, normalizer)
         lengths = self.checked(targets, p.shape[-1], _counting(weighing, shape))
         frames = np.full(shape, p.shape[-2]) if targets.logit_length is None else targets.logit_length
         grad, hess = self._results(outputs, p, out, hess_out, (y, p, sample_weight, mask))
         if weighing.normalizer == 0.0:
-            for result in (grad, hess):
-                if result is not None:
-                    result[...] = 0
-            return 0.0, grad, hess
+            return self._nothing_left(grad, hess)
         return self._swept(outputs, y, p, lengths, frames, weighing, grad, hess)
-
-    def _weighing(
-        self, shape: tuple[int, ...], precision: str, sample_weight: Any, mask: Any, normalizer: Any
-    ) -> Weighting:
-        if sample_weight is None and mask is None and normalizer is None:
-            return Weighting(None, 1, float(math.prod(shape)) if self.reduction in ("mean", "weighted_mean") else 1.0)
-        return weighting(self.name, self.reduction, shape, (precision, "float64"), sample_weight, mask, normalizer)
 
     def _swept(
         self,
@@ -213,9 +162,7 @@ logit_length : array_like of int, shape (...), optional
             losses,
             scale_of(weighing.normalizer, precision_of(p)),
         )
-        for result, ready in ((grad, grad_ready), (hess, hess_ready)):
-            if result is not None and result is not ready:
-                result[...] = ready
+        write_back((grad, grad_ready), (hess, hess_ready))
         if losses is None:
             return total / weighing.normalizer, grad, hess
         with np.errstate(all="ignore"):
@@ -244,7 +191,7 @@ logit_length : array_like of int, shape (...), optional
         self.require_length_form(argument, lengths, shape)
         bad = (lengths < 0) | (lengths > most)
         if bad.any():
-            raise ValueError(rejected(self.name, argument, f"be in [0, {most}]", _first(lengths, bad)))
+            raise ValueError(rejected(self.name, argument, f"be in [0, {most}]", first_of(lengths, bad)))
         return lengths.astype(np.int64)
 
     def require_length_form(self, argument: str, lengths: Any, shape: tuple[int, ...]) -> None:
@@ -274,7 +221,7 @@ logit_length : array_like of int, shape (...), optional
         if bad.any():
             follows = targets.label_length is None and not (bad & inside).any()
             rule = f"be in [0, {classes}) and not the blank, {self.blank}"
-            raise ValueError(rejected(self.name, "y_true", rule, _first(y, bad), hint if follows else ""))
+            raise ValueError(rejected(self.name, "y_true", rule, first_of(y, bad), hint if follows else ""))
         return lengths
 
 
@@ -283,9 +230,3 @@ def _counting(weighing: Weighting, shape: tuple[int, ...]) -> Any:
     if weighing.weights is None:
         return True
     return np.repeat(weighing.weights >= 0, weighing.inner).reshape(shape)
-
-
-def _first(array: Array, bad: Array) -> str:
-    """The first bad element and where it is."""
-    position = np.unravel_index(int(np.argmax(bad)), array.shape)
-    return f"{array[position]} at position [{', '.join(str(int(i)) for i in position)}]"

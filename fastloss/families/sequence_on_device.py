@@ -18,6 +18,7 @@ from ..messages import rejected
 from ..reduction import checked_normalizer
 from ..validate import precision_of, require_labels, require_prediction, signed_labels, storage_name
 from . import on_device
+from .layout import write_back
 
 #: Frames, classes and labels are counted in 32 bits.
 LONGEST = 2**31 - 64
@@ -75,7 +76,7 @@ def evaluate(
             )  # fmt: skip
             sequences = kernels.Sequences(lengths, counts, loss.blank, loss.zero_infinity)
             kernels.run(build, operands, sequences, value, scratch, p.device.id)
-        on_device.write_back(((grad, grad_ready), (hess, hess_ready)))
+        write_back((grad, grad_ready), (hess, hess_ready))
         if losses is None:
             return value, grad, hess
         return launch.converted(losses, np.dtype(precision_of(p))), grad, hess
