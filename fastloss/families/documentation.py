@@ -53,10 +53,14 @@ def _sentence(text: str) -> str:
 
 def _operands(loss: type[Loss]) -> dict[str, str]:
     """Shapes, types and numbers of targets and predictions."""
-    shapes = {"elementwise": ("(...)", "(...)"), "sequence": ("(..., L)", "(..., T, C)")}
+    shapes = {
+        "elementwise": ("(...)", "(...)"),
+        "sequence": ("(..., L)", "(..., T, C)"),
+        "allpairs": ("(rows,)", "(rows, columns)"),
+    }
     true_shape, pred_shape = shapes.get(loss.family, ("(..., C)", "(..., C)"))
     labels = loss().domain().y_true == "label"
-    if labels and loss.family != "sequence":
+    if labels and loss.family == "rowwise":
         true_shape = "(...)"
     true = f"Targets: {taken(loss, 0)}{_LABELS.get(loss.family, '') if labels else ''}."
     return {
