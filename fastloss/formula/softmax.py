@@ -28,3 +28,28 @@ def at_peak(x: Operand, peak: Operand) -> Operand:
 def missing(kept: Operand, rest: Operand, total: Operand) -> Operand:
     """``total - kept`` without cancellation: the sum of the other elements' exponentials."""
     return where(kept == 1.0, rest, total - kept)
+
+
+def softmax_sums(x: Operand, peak: Operand) -> tuple[Operand, Operand, Operand]:
+    """An element's exponential, and what it adds to the sum of those below the peak and to the number of peaks."""
+    kept = exponential(x, peak)
+    others = below_peak(x, peak, kept)
+    peaks = at_peak(x, peak)
+    return kept, others, peaks
+
+
+def slopes_by_goal(
+    goal: Operand,
+    kept: Operand,
+    rest: Operand,
+    total: Operand,
+    share: Operand,
+    mass: Operand,
+    peak_goals: Operand,
+    other_goals: Operand,
+) -> tuple[Operand, Operand]:
+    """Gradient and Hessian of ``-sum(goal log p)`` by a logit; ``mass`` is the sum of goals, ``share`` 1 / total."""
+    # mass kept - goal total at a peak: the goals of all others, less what the others take of this one.
+    at_peak_grad = (other_goals + (peak_goals - goal)) - goal * rest
+    grad = where(kept == 1.0, at_peak_grad, mass * kept - goal * total) * share
+    return grad, mass * kept * share * (missing(kept, rest, total) * share)

@@ -17,7 +17,7 @@ from ...families.rowwise import RowwiseLoss
 from ...formula.ops import log1p, product, quotient, where
 from ...formula.probability import log_clipped, reached
 from ...formula.rows import RowFormula
-from ...formula.softmax import at_peak, below_peak, exponential, missing
+from ...formula.softmax import slopes_by_goal, softmax_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,7 @@ def _goal(y: Any, class_weight: Any, label_smoothing: Any, classes: Any) -> Any:
 
 
 def _statistics(x: Any, y: Any, peak: Any, class_weight: Any, label_smoothing: Any, classes: Any) -> Any:
-    kept = exponential(x, peak)
-    others = below_peak(x, peak, kept)
-    peaks = at_peak(x, peak)
+    kept, others, peaks = softmax_sums(x, peak)
     goal = _goal(y, class_weight, label_smoothing, classes)
     # Apart, because the gradient at a peak wants the other goals without a subtraction that cancels.
     peak_goals = where(x == peak, goal, 0.0)
@@ -115,10 +113,7 @@ def _element(
     other_goals: Any,
 ) -> Any:
     goal = _goal(y, class_weight, label_smoothing, classes)
-    # mass kept - goal total at a peak: the goals of all others, less what the others take of this one.
-    at_peak_grad = (other_goals + (peak_goals - goal)) - goal * rest
-    grad = where(kept == 1.0, at_peak_grad, mass * kept - goal * total) * share
-    hess = mass * kept * share * (missing(kept, rest, total) * share)
+    grad, hess = slopes_by_goal(goal, kept, rest, total, share, mass, peak_goals, other_goals)
     return grad, hess
 
 

@@ -7,7 +7,7 @@ from ...families.definition import Domain, Example, Peers, flag, function_of, op
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import exp_nonpositive, expm1_nonpositive, log, log1p, nothing_of, power, where
 from ...formula.rows import RowFormula
-from ...formula.softmax import at_peak, below_peak, exponential, missing
+from ...formula.softmax import exponential, missing, softmax_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class CategoricalGeneralizedCrossEntropy(RowwiseLoss):
     def row_formulas(cls) -> dict[str, RowFormula]:
         """Every formula of this loss by label."""
         return {
-            "logits": RowFormula("peak", _statistics, _finish, _element, _target),
+            "logits": RowFormula("peak", softmax_sums, _finish, _element, _target),
             "probabilities": RowFormula(
                 None, _probability_statistics, _probability_finish, _probability_element, _probability_target
             ),
@@ -62,13 +62,6 @@ class CategoricalGeneralizedCrossEntropy(RowwiseLoss):
 
 
 # -- from logits -------------------------------------------------------------------------------------------------
-
-
-def _statistics(x: Any, peak: Any) -> Any:
-    kept = exponential(x, peak)
-    others = below_peak(x, peak, kept)
-    peaks = at_peak(x, peak)
-    return kept, others, peaks
 
 
 def _finish(others: Any, peaks: Any, peak: Any, target_x: Any, q: Any) -> Any:

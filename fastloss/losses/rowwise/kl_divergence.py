@@ -8,7 +8,7 @@ from ...families.definition import Domain, Example, Peers, flag, function_of, op
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import clip, exp, log, log1p, nothing_of, product, where
 from ...formula.rows import RowFormula
-from ...formula.softmax import at_peak, below_peak, exponential, missing
+from ...formula.softmax import slopes_by_goal, softmax_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,9 +234,7 @@ def _of_logits(target: _Target) -> tuple[RowFormula, RowFormula]:
     probability, logarithm, slopes = target[:3]
 
     def statistics(x: Any, y: Any, peak: Any) -> Any:
-        kept = exponential(x, peak)
-        others = below_peak(x, peak, kept)
-        peaks = at_peak(x, peak)
+        kept, others, peaks = softmax_sums(x, peak)
         goal = probability(y)
         # Apart, because the gradient at a peak wants the other targets without a subtraction that cancels.
         peak_goals = where(x == peak, goal, 0.0)
@@ -247,10 +245,8 @@ def _of_logits(target: _Target) -> tuple[RowFormula, RowFormula]:
     def element(
         kept: Any, y: Any, rest: Any, total: Any, share: Any, mass: Any, peak_goals: Any, other_goals: Any
     ) -> Any:
-        goal = probability(y)
-        at_peak_grad = (other_goals + (peak_goals - goal)) - goal * rest
-        grad = where(kept == 1.0, at_peak_grad, mass * kept - goal * total) * share
-        return grad, mass * kept * share * (missing(kept, rest, total) * share)
+        grad, hess = slopes_by_goal(probability(y), kept, rest, total, share, mass, peak_goals, other_goals)
+        return grad, hess
 
     def by_target(x: Any, y: Any, peak: Any, level: Any) -> Any:
         grad, hess = slopes(y, (logarithm(y) + (peak - x)) + level)

@@ -18,7 +18,7 @@ from ...families.rowwise import RowwiseLoss
 from ...formula.ops import log1p, product, quotient, where
 from ...formula.probability import log_clipped, reached
 from ...formula.rows import RowFormula
-from ...formula.softmax import at_peak, below_peak, exponential, missing
+from ...formula.softmax import exponential, missing, softmax_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class SparseCategoricalCrossentropy(RowwiseLoss):
     def row_formulas(cls) -> dict[str, RowFormula]:
         """Every formula of this loss by label."""
         return {
-            "logits": RowFormula("peak", _statistics, _finish, _element, _target),
+            "logits": RowFormula("peak", softmax_sums, _finish, _element, _target),
             "logits_smoothed": RowFormula(
                 "peak", _smoothed_statistics, _smoothed_finish, _smoothed_element, _smoothed_target
             ),
@@ -90,13 +90,6 @@ class SparseCategoricalCrossentropy(RowwiseLoss):
 
 
 # -- from logits -------------------------------------------------------------------------------------------------
-
-
-def _statistics(x: Any, peak: Any) -> Any:
-    kept = exponential(x, peak)
-    others = below_peak(x, peak, kept)
-    peaks = at_peak(x, peak)
-    return kept, others, peaks
 
 
 def _finish(others: Any, peaks: Any, peak: Any, target_x: Any, target_weight: Any) -> Any:
@@ -124,9 +117,7 @@ def _target(peak: Any, target_x: Any, rest: Any, total: Any, share: Any) -> Any:
 
 
 def _smoothed_statistics(x: Any, peak: Any, class_weight: Any) -> Any:
-    kept = exponential(x, peak)
-    others = below_peak(x, peak, kept)
-    peaks = at_peak(x, peak)
+    kept, others, peaks = softmax_sums(x, peak)
     distance = product(class_weight, peak - x)
     return kept, others, peaks, distance
 
