@@ -37,6 +37,8 @@ from .losses.elementwise.mean_squared_logarithmic_error import (
 from .losses.elementwise.mean_squared_logarithmic_error import (
     mean_squared_logarithmic_error as mean_squared_logarithmic_error,
 )
+from .losses.elementwise.pinball import Pinball as Pinball
+from .losses.elementwise.pinball import pinball as pinball
 from .losses.elementwise.smooth_l1 import SmoothL1 as SmoothL1
 from .losses.elementwise.smooth_l1 import smooth_l1 as smooth_l1
 from .losses.elementwise.soft_margin import SoftMargin as SoftMargin

@@ -26,6 +26,12 @@ class Weighting(NamedTuple):
     inner: int
     normalizer: float
 
+    def of_column(self, column: int, columns: int) -> Weighting:
+        """How one column of losses is weighed, the last of their axes having so many."""
+        if self.weights is None or not self.inner % columns:
+            return self._replace(inner=self.inner // columns)
+        return self._replace(weights=np.ascontiguousarray(self.weights.reshape(-1, columns)[:, column]))
+
 
 def scale_of(normalizer: float, computing: str) -> float:
     """What gradients are multiplied with: 1 / Z, at most the largest number (0 times it must stay 0)."""

@@ -835,6 +835,7 @@ WRONG_VALUES = {
     "in [0, 1]": (-1e-9, 1.1, INF, *NO_NUMBERS),
     "in (0, 0.5)": (0.0, 0.5, -1e-9, INF, *NO_NUMBERS),
     "in (0, 1)": (0.0, 1.0, -1e-9, INF, *NO_NUMBERS),
+    "in (0, 1), or a sequence of such numbers": (0.0, 1.0, -1e-9, INF, (), (0.5, 1.0), [0.5, "0.5"], [[0.5]], True),
     "a finite number": (INF, -INF, *NO_NUMBERS),
     "> 0 or None": (0.0, -1.0, INF, *(value for value in NO_NUMBERS if value is not None)),
     "True or False": (0, 1, 0.0, None, "True", [True], np.ones((2, 2), bool)),

@@ -112,6 +112,11 @@ def scipy_mean_squared_logarithmic_error(loss, y, p):
     return error**2, np.where(p < loss.epsilon, 0.0, 2 * error / (1 + pred))
 
 
+def scipy_pinball(loss, y, p):
+    sides = loss.quantile * (y - p), (1 - loss.quantile) * (p - y)
+    return np.fmax(*sides), np.select([p < y, p > y], [-loss.quantile, 1 - loss.quantile], 0.0)
+
+
 def scipy_log_cosh(loss, y, p):
     return special.logsumexp([p - y, y - p], axis=0) - np.log(2), np.tanh(p - y)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..dispatch import GRAD, HESS, VALUE, backend, on_device
+from ..messages import rejected
 from ..reduction import Weighting, scale_of, weighting
 from ..validate import Array, in_memory, precision_of, prediction, same_shape, target
 from .layout import aligned, buffer_like, common_layout, contiguous, write_back
@@ -17,6 +19,12 @@ from .loss import Loss
 
 #: Results larger than this many bytes bypass the caches: they would push out what they do not serve.
 BYPASS_CACHE_FROM = 1 << 24
+
+
+@functools.lru_cache(maxsize=256)
+def columns_of(loss: ElementwiseLoss) -> tuple[ElementwiseLoss, ...]:
+    """The loss's columns, the same objects at every call: they keep their kernels."""
+    return loss.columns()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,23 @@ class ElementwiseLoss(Loss, abstract=True):
     def variant(self) -> str:
         """Label of the formula that this configuration uses."""
         return "formula"
+
+    def columns(self) -> tuple[ElementwiseLoss, ...]:
+        """A loss for each column of y_pred, its last axis, which y_true then lacks; none: one loss for all."""
+        return ()
+
+    def require_shapes(self, y: Any, p: Any) -> None:
+        """Refuse targets and predictions that do not go together."""
+        columns = len(columns_of(self))
+        if not columns:
+            same_shape(self.name, y, p)
+        elif not p.ndim or p.shape[-1] != columns:
+            raise ValueError(
+                rejected(self.name, "y_pred", f"have {columns} columns, its last axis", f"shape {p.shape}")
+            )
+        elif y.shape != p.shape[:-1]:
+            rule = f"have y_pred's shape without its last axis, {p.shape[:-1]}"
+            raise ValueError(rejected(self.name, "y_true", rule, y.shape))
 
     def _plan(self, outputs: int, true: str, pred: str, weighted: bool, bypass_cache: bool) -> Any:
         key = (outputs, true, pred, weighted, bypass_cache)
@@ -84,7 +109,7 @@ class ElementwiseLoss(Loss, abstract=True):
             return evaluate(self, outputs, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out, check)
         sample_weight, mask = self._given("sample_weight", sample_weight), self._given("mask", mask)
         p, y = prediction(self.name, y_pred), target(self.name, y_true)
-        same_shape(self.name, y, p)
+        self.require_shapes(y, p)
         computing = precision_of(p)
         if sample_weight is None and mask is None and normalizer is None:
             weighing = Weighting(None, 1, float(p.size) if self.reduction in ("mean", "weighted_mean") else 1.0)
@@ -92,7 +117,22 @@ class ElementwiseLoss(Loss, abstract=True):
             precisions = (computing, computing)
             weighing = weighting(self.name, self.reduction, p.shape, precisions, sample_weight, mask, normalizer)
         grad, hess = self._results(outputs, p, out, hess_out, (y, p, sample_weight, mask))
+        if columns_of(self):
+            return self._swept_by_column(outputs, y, p, weighing, computing, grad, hess)
         return self._swept(outputs, y, p, weighing, computing, grad, hess)
+
+    def _swept_by_column(
+        self, outputs: int, y: Array, p: Array, weighing: Weighting, computing: str, grad: Any, hess: Any
+    ) -> tuple[Any, Any, Any]:
+        """Each column of predictions by its own loss, all with one normaliser."""
+        columns = columns_of(self)
+        values = []
+        for column, loss in enumerate(columns):
+            results = [None if array is None else array[..., column] for array in (grad, hess)]
+            own = weighing.of_column(column, len(columns)) if p.size else weighing._replace(weights=None)
+            values.append(loss._swept(outputs, y, p[..., column], own, computing, *results)[0])
+        losses = self.reduction == "none" and outputs & VALUE
+        return np.stack(values, axis=-1) if losses else sum(values), grad, hess
 
     def _swept(
         self, outputs: int, y: Array, p: Array, weighing: Weighting, computing: str, grad: Any, hess: Any

@@ -24,6 +24,11 @@ class Weighed(NamedTuple):
     mask: Any
     mask_inner: int
 
+    def of_column(self, column: int, columns: int) -> Weighed:
+        """Those of one column of losses, the last of their axes having so many."""
+        weights = _of_column(self.weights, self.weight_inner, column, columns)
+        return Weighed(*weights, *_of_column(self.mask, self.mask_inner, column, columns))
+
 
 def given(name: str, argument: str, array: Any, y_pred: Any) -> Any:
     """An argument that must be where y_pred is.
@@ -83,6 +88,12 @@ def weighed(
         mask_inner = covered(name, "mask", mask.shape, shape)
         mask = contiguous(mask, "C").reshape(-1)
     return Weighed(sample_weight, max(weight_inner, 1), mask, max(mask_inner, 1))
+
+
+def _of_column(flat: Any, inner: int, column: int, columns: int) -> tuple[Any, int]:
+    if flat is None or not inner % columns:
+        return flat, max(inner // columns, 1)
+    return contiguous(flat.reshape(-1, columns)[:, column], "C"), 1
 
 
 def own_inverse(name: str, normalizer: Any, y_pred: Any, scratch: launch.Workspace, check: str) -> tuple[Any, float]:

@@ -59,6 +59,21 @@ def open_unit_interval(default: float, doc: str) -> Any:
     return _parameter(default, Rule("in (0, 1)", _real(lambda x: 0 < x < 1)), doc)
 
 
+def quantiles(default: float, doc: str) -> Any:
+    """A number above 0 and below 1, or a sequence of such, kept as a tuple."""
+    inside = _real(lambda x: 0 < x < 1)
+
+    def convert(value: Any) -> float | tuple[float, ...]:
+        if isinstance(value, Real):
+            return inside(value)
+        several = tuple(inside(number) for number in np.asarray(value).tolist())
+        if not several or isinstance(value, np.ma.MaskedArray):
+            raise ValueError
+        return several
+
+    return _parameter(default, Rule("in (0, 1), or a sequence of such numbers", convert), doc)
+
+
 def clip_margin(default: float, doc: str) -> Any:
     """A distance from 0 and 1 that probabilities keep: above 0, below 1/2."""
     return _parameter(default, Rule("in (0, 0.5)", _real(lambda x: 0 < x < 0.5)), doc)
