@@ -2,7 +2,7 @@
 """Set up and run, in one command, on a machine with only Python 3.11 or newer and pip.
 
     python3 ci/dev.py demo                          train three models on real data
-    python3 ci/dev.py test [--peers] [pytest args]  all tests; --peers adds comparisons with torch and Keras
+    python3 ci/dev.py test [--peers] [pytest args]  all tests; --peers adds comparisons with torch, Keras, optax
     python3 ci/dev.py lint                          ruff, mypy, import layers, derived text
     python3 ci/dev.py bench [--peers] [bench args]  speed against NumPy, scikit-learn and, with --peers, torch
     python3 ci/dev.py gpu-gate [gate args]          compile the CUDA kernels, with no GPU, and check the machine code
@@ -37,7 +37,7 @@ STATE = ENVIRONMENT / "fastloss-dev.json"  # what is installed, so that a second
 
 EXTRA = {"demo": "demo", "test": "test", "lint": "lint", "bench": "bench", "gpu-gate": "", "info": ""}
 # what comes beside the extra: an option or a command, its pinned versions, and what they are
-ADDITIONS = {"--peers": (PEERS, "torch and Keras"), "gpu-gate": (GPU, "NVIDIA's compiler")}
+ADDITIONS = {"--peers": (PEERS, "torch, Keras and optax"), "gpu-gate": (GPU, "NVIDIA's compiler")}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,8 +1,8 @@
 """Other people's losses: the oracles that would notice a formula which is wrong everywhere at once.
 
-SciPy's special functions and scikit-learn are always asked; torch and Keras (on torch, in float64) only in the run
-that CI makes: ``python ci/dev.py test --peers``. Keras is asked by the expressions in each loss's ``peers``, so a new
-loss gets its comparison by naming its peer.
+SciPy's special functions and scikit-learn are always asked; torch, Keras (on torch, in float64) and optax only in the
+run that CI makes: ``python ci/dev.py test --peers``. They are asked by the expressions in each loss's ``peers``, so a
+new loss gets its comparison by naming its peer.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ from fastloss.bench.sklearn_peers import kernel_of
 
 ALL = [loss for cls in LOSSES.values() for loss in configurations(cls)]
 every_loss = pytest.mark.parametrize("loss", ALL, ids=label_of)
-#: Whether torch and Keras are to be compared with.
+#: Whether torch, Keras and optax are to be compared with.
 PEERS = os.environ.get("FASTLOSS_PEERS") == "1"
-with_peers = pytest.mark.skipif(not PEERS, reason="torch and Keras are compared by `ci/dev.py test --peers`")
+with_peers = pytest.mark.skipif(not PEERS, reason="torch, Keras and optax are compared by `ci/dev.py test --peers`")
 
 
 def operands(loss):
@@ -330,7 +330,7 @@ def test_scikit_learn_log_loss():
     assert binary(**options)(y > 1, special.expit(x), weight) == pytest.approx(truth, rel=1e-12)
 
 
-# -- torch and Keras -----------------------------------------------------------------------------------------
+# -- torch, Keras and optax ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -424,6 +424,40 @@ def test_keras(loss, torch, keras):
             compare_with(loss, theirs, ours, y, p, "Keras", relative)
 
 
+@pytest.fixture(scope="module")
+def optax():
+    jax = pytest.importorskip("jax", reason="optax needs jax")
+    optax = pytest.importorskip("optax", reason="optax is compared where it is installed")
+    with jax.enable_x64(True):
+        yield optax
+
+
+@pytest.mark.peers
+@with_peers
+@every_loss
+def test_optax(loss, optax):
+    if not loss.peers.optax:
+        pytest.skip("optax has no such loss")
+    import jax
+
+    parameters = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
+
+    def values(y, p):
+        return eval(loss.peers.optax, {**parameters, "y": y, "p": p, "jax": jax, "optax": optax})
+
+    def summed(y, p):
+        theirs = values(y, p)
+        return theirs.sum(), theirs
+
+    if values(*next(operands(loss))) is None:
+        pytest.skip("optax has no such loss with these parameters")
+    slopes = jax.jit(jax.grad(summed, argnums=0 if differentiates_targets(loss) else 1, has_aux=True))
+    for y, p in operands(loss):
+        gradient, theirs = (np.asarray(result) for result in slopes(y, p))
+        ours = with_reduction(loss, "none").value_grad_and_hess(y, p)
+        compare_with(loss, (theirs, gradient), ours, y, p, "optax")
+
+
 @pytest.mark.peers
 @with_peers
 def test_reductions_of_torch(torch):
@@ -469,7 +503,7 @@ def test_every_loss_has_an_oracle_of_its_own():
     """One that is always asked, and one more in the run with peers."""
     for name, cls in LOSSES.items():
         assert name in SCIPY or cls.peers.scikit_learn, name
-        assert cls.peers.torch or cls.peers.keras, name
+        assert cls.peers.torch or cls.peers.keras or cls.peers.optax, name
 
 
 def test_operands_reach_what_peers_get_wrong():

@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: against all alignments, 50 digits, differences, torch and Keras."""
+"""Connectionist temporal classification: against all alignments, 50 digits, differences, torch, Keras and optax."""
 
 import dataclasses
 import itertools
@@ -34,7 +34,7 @@ DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")} | 
 }
 LAYOUTS = (fortran, strided, padded, reversed_memory, transposed, shifted, misaligned, read_only)
 PEERS = os.environ.get("FASTLOSS_PEERS") == "1"
-with_peers = pytest.mark.skipif(not PEERS, reason="torch and Keras are compared by `ci/dev.py test --peers`")
+with_peers = pytest.mark.skipif(not PEERS, reason="torch, Keras and optax are compared by `ci/dev.py test --peers`")
 both = pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "log-probabilities"])
 working = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -686,6 +686,12 @@ def test_the_peers_that_the_loss_names():
     by_keras = eval(fl.CTC.peers.keras, {**names, "y": torch.tensor(y), "p": torch.tensor(x)})
     # Keras computes float64 in float32: half an ulp of a number of up to 64 at each of the 12 frames.
     np.testing.assert_allclose(fl.ctc(y, x, reduction="none"), by_keras.numpy(), rtol=0, atol=12 * 2.0**-19)
+    jax = pytest.importorskip("jax", reason="optax needs jax")
+    names["optax"] = pytest.importorskip("optax", reason="optax is compared where it is installed")
+    with jax.enable_x64(True):
+        by_optax = eval(fl.CTC.peers.optax, {**names, "jax": jax, "y": y, "p": jax.numpy.asarray(x)})
+    # To optax, paths that cannot be have probability exp(-1e5), which changes no digit.
+    np.testing.assert_allclose(fl.ctc(y, x, reduction="none"), by_optax, rtol=1e-12)
 
 
 # -- around it -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import inspect
 import re
 import textwrap
@@ -163,7 +164,14 @@ def catalogue_row(loss: type[Loss]) -> dict[str, str]:
         "family": loss.family,
         "parameters": ", ".join(f"`{name}`" for name in parameters) or "-",
         "also in": ", ".join(_peer_names(loss)) or "-",
+        "tested on": _backends(loss),
     }
+
+
+def _backends(loss: type[Loss]) -> str:
+    """Where its tests against 50 digits run: on the CPU, and if its family has kernels for a GPU, in their emulator."""
+    on_device = importlib.util.find_spec(f"{__package__}.{loss.family}_on_device")
+    return "CPU, GPU (emulated)" if on_device else "CPU"
 
 
 def catalogue_rows(losses: dict[str, type[Loss]]) -> list[dict[str, str]]:
@@ -178,5 +186,6 @@ def _peer_names(loss: type[Loss]) -> list[str]:
         ("Keras", re.search(r"keras\.losses\.(\w+)", peers.keras)),
         ("torch", re.search(r"\bF\.(\w+)", peers.torch)),
         ("scikit-learn", re.search(r"(\w+)", peers.scikit_learn)),
+        ("optax", re.search(r"optax\.losses\.(\w+)", peers.optax)),
     )
     return [f"{library} `{match[1]}`" for library, match in found if match]

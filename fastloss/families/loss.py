@@ -43,7 +43,8 @@ class Example(NamedTuple):
 class Peers(NamedTuple):
     """The same loss elsewhere, as an expression in ``y``, ``p``, the loss's parameters and the peer's module.
 
-    ``torch`` may use ``math``, ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``.
+    ``torch`` may use ``math``, ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``,
+    ``optax`` may use ``optax`` and ``jax``.
     An expression that is None for some parameters has no such loss with them. ``scikit_learn`` names a class in
     ``sklearn._loss``, the factor that its values need and parameters that must be set for it; alternatives are parted
     by ``|``.
@@ -56,6 +57,7 @@ class Peers(NamedTuple):
     keras: str = ""
     scikit_learn: str = ""
     plain: str = ""
+    optax: str = ""
 
 
 #: What targets and predictions may be, by the names that a `Domain` gives, in the words of the documentation.

@@ -24,7 +24,7 @@ class Ntxent(AllPairsLoss):
     temperature: float = positive(0.07, "what similarities are divided by")
 
     normalizes: ClassVar[bool] = True
-    peers: ClassVar[Peers] = Peers()
+    peers: ClassVar[Peers] = Peers(optax="optax.losses.ntxent(p, y, temperature)")
     examples: ClassVar[tuple[Example, ...]] = (
         Example(
             [0, 0, 1, 1],

@@ -37,6 +37,10 @@ class BinaryCrossentropy(ElementwiseLoss):
         ),
         scikit_learn="HalfBinomialLoss 1 from_logits",
         plain="F.binary_cross_entropy(p, y, reduction='none')",
+        optax=(
+            "optax.losses.sigmoid_binary_cross_entropy(p, y * (1 - label_smoothing) + label_smoothing / 2) "
+            "if from_logits and pos_weight == 1 else None"
+        ),
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example(1.0, 0.25, 1.3862943611198906, -4.0, 16.0),

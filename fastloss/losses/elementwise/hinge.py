@@ -22,6 +22,7 @@ class Hinge(ElementwiseLoss):
     peers: ClassVar[Peers] = Peers(
         torch="(1 - (2 * y - 1 if labels == 'binary' else y) * p).clamp(min=0)",
         keras="keras.losses.hinge(y[..., None], p[..., None])",
+        optax="optax.losses.hinge_loss(p, 2 * y - 1 if labels == 'binary' else y)",
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example(y_true=1.0, y_pred=-0.5, value=1.5, grad=-1.0, hess=0.0),

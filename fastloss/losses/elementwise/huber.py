@@ -22,6 +22,7 @@ class Huber(ElementwiseLoss):
         torch="F.huber_loss(p, y, delta=delta, reduction=reduction)",
         keras="keras.losses.huber(y[..., None], p[..., None], delta=delta)",
         scikit_learn="HuberLoss 1",
+        optax="optax.losses.huber_loss(p, y, delta=delta)",
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example(y_true=0.0, y_pred=3.0, value=2.5, grad=1.0, hess=0.0),

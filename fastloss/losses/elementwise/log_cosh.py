@@ -18,6 +18,7 @@ class LogCosh(ElementwiseLoss):
     peers: ClassVar[Peers] = Peers(
         torch="torch.logaddexp(p - y, y - p) - math.log(2)",
         keras="keras.losses.log_cosh(y[..., None], p[..., None])",
+        optax="optax.losses.log_cosh(p, y)",
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example(1.0, 1.5, 0.12011450695827752, 0.46211715726000975, 0.7864477329659274),

@@ -20,6 +20,7 @@ class MeanSquaredError(ElementwiseLoss):
         torch="F.mse_loss(p, y, reduction=reduction) * (0.5 if half else 1)",
         keras="keras.losses.mean_squared_error(y[..., None], p[..., None]) * (0.5 if half else 1)",
         scikit_learn="HalfSquaredError 2 | HalfSquaredError 1 half",
+        optax="optax.losses.l2_loss(p, y) if half else optax.losses.squared_error(p, y)",
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example(y_true=1.0, y_pred=4.0, value=9.0, grad=6.0, hess=2.0),

@@ -45,6 +45,10 @@ class CategoricalCrossentropy(RowwiseLoss):
             "keras.losses.categorical_crossentropy(y, p, from_logits=from_logits, label_smoothing=label_smoothing) "
             "if class_weight is None else None"
         ),
+        optax=(
+            "optax.losses.softmax_cross_entropy(p, y * (1 - label_smoothing) + label_smoothing / p.shape[-1]) "
+            "if from_logits and class_weight is None else None"
+        ),
         plain="-(y * torch.log((p / p.sum(-1, keepdim=True)).clamp(epsilon, 1 - epsilon))).sum(-1)",
     )
     examples: ClassVar[tuple[Example, ...]] = (

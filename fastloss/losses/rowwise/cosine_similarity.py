@@ -17,7 +17,9 @@ class CosineSimilarity(RowwiseLoss):
     """
 
     peers: ClassVar[Peers] = Peers(
-        torch="-F.cosine_similarity(p, y, dim=-1, eps=1e-30)", keras="keras.losses.cosine_similarity(y, p)"
+        torch="-F.cosine_similarity(p, y, dim=-1, eps=1e-30)",
+        keras="keras.losses.cosine_similarity(y, p)",
+        optax="-optax.losses.cosine_similarity(p, y)",
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example([[1.0, 1.0]], [[4.0, 4.0]], -1.0, [[0.0, 0.0]], [[0.015625, 0.015625]]),

@@ -33,6 +33,10 @@ class KLDivergence(RowwiseLoss):
             "F.kl_div(p.log_softmax(-1) if from_logits else p, y, reduction='none', log_target=log_target).sum(-1) "
             "if from_logits or log_input else None"
         ),
+        optax=(
+            "(optax.losses.kl_divergence_with_log_targets if log_target else optax.losses.kl_divergence)"
+            "(jax.nn.log_softmax(p) if from_logits else p, y) if from_logits or log_input else None"
+        ),
         plain="(lambda t: t * (t / p.clamp(epsilon, 1)).log())(y.exp() if log_target else y.clamp(epsilon, 1)).sum(-1)",
         keras="keras.losses.kl_divergence(y, p) if not (from_logits or log_input or log_target) else None",
     )

@@ -50,6 +50,10 @@ class SparseCategoricalCrossentropy(RowwiseLoss):
             "if label_smoothing == 0 and class_weight is None else None"
         ),
         scikit_learn="HalfMultinomialLoss 1 from_logits",
+        optax=(
+            "optax.losses.softmax_cross_entropy_with_integer_labels(p, y) "
+            "if from_logits and label_smoothing == 0 and class_weight is None else None"
+        ),
         plain="-torch.log((p.gather(-1, y[:, None]) / p.sum(-1, keepdim=True)).clamp(epsilon, 1 - epsilon))[:, 0]",
     )
     examples: ClassVar[tuple[Example, ...]] = (

@@ -30,6 +30,10 @@ class CTC(SequenceLoss):
             "((y != blank) & (y >= 0)).sum(-1), blank, 'none', zero_infinity).mean() if from_logits else None"
         ),
         keras="keras.losses.ctc(y, p) if from_logits and blank == 0 and not zero_infinity else None",
+        optax=(
+            "optax.losses.ctc_loss(p, jax.numpy.zeros(p.shape[:2]), y, (y <= 0) * 1.0) "
+            "if from_logits and blank == 0 and not zero_infinity else None"
+        ),
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example([[1]], [[[0.0, 0.0]]], 0.6931471805599453, [[[0.5, -0.5]]], [[[0.25, 0.25]]]),
