@@ -53,12 +53,16 @@ from .losses.rowwise.categorical_generalized_cross_entropy import (
 from .losses.rowwise.categorical_generalized_cross_entropy import (
     categorical_generalized_cross_entropy as categorical_generalized_cross_entropy,
 )
+from .losses.rowwise.categorical_hinge import CategoricalHinge as CategoricalHinge
+from .losses.rowwise.categorical_hinge import categorical_hinge as categorical_hinge
 from .losses.rowwise.cosine_similarity import CosineSimilarity as CosineSimilarity
 from .losses.rowwise.cosine_similarity import cosine_similarity as cosine_similarity
 from .losses.rowwise.dice import Dice as Dice
 from .losses.rowwise.dice import dice as dice
 from .losses.rowwise.kl_divergence import KLDivergence as KLDivergence
 from .losses.rowwise.kl_divergence import kl_divergence as kl_divergence
+from .losses.rowwise.multi_margin import MultiMargin as MultiMargin
+from .losses.rowwise.multi_margin import multi_margin as multi_margin
 from .losses.rowwise.multilabel_soft_margin import MultilabelSoftMargin as MultilabelSoftMargin
 from .losses.rowwise.multilabel_soft_margin import multilabel_soft_margin as multilabel_soft_margin
 from .losses.rowwise.nll import NLL as NLL

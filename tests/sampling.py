@@ -67,7 +67,8 @@ def parameter_values(field, classes):
     """What to try for one parameter of a loss, by its rule."""
     words = field.metadata["rule"].words
     if words.startswith("one of"):
-        return tuple(re.findall(r"'([^']*)'", words))
+        named = tuple(re.findall(r"'([^']*)'", words))
+        return named or tuple(int(number) for number in words.removeprefix("one of ").split(", "))
     if field.name == "axis":
         return (-1,)  # axes are a matter of layout: see test_layouts.py
     if words.startswith("None or a sequence"):
@@ -386,7 +387,7 @@ def _hard_rows(loss, numbers, dtype, infinite):
             return [*exact.tolist(), [1.0, -1.0, 2.0, 0.0, -3.0]]  # nor need they be normalised
         case "real":
             tiny, largest = 4 * float(np.finfo(dtype).tiny), float(np.finfo(dtype).max) / 4
-            rows = [[1.0, 2.0, 3.0, -4.0, 5.0], [0.0] * 5, [0.0, 1.0, 0.0, 0.0, 0.0], [1e-30, 1.0, 1e30, -1.0, 0.0]]
+            rows = [[1.0, 2.0, 3.0, -4.0, 5.0], [0.0] * 5, [0.0, 0.0, 1.0, 0.0, 0.0], [1e-30, 2.0, 1e30, -1.0, 0.0]]
             return [*rows, [tiny, -tiny, 0.0, tiny, tiny], [largest, -largest, 0.0, largest, 1.0]]
         case "logit":
             return _LOGITS + [[-np.inf, 1.0, 2.0, 2.0, 0.0]] * infinite
@@ -426,7 +427,7 @@ def _extreme_rows(loss, dtype, infinite):
         more, other = _paired(np.array([[-np.inf] * 4 + [5.0]]), np.array([4]))
         x, places = np.concatenate([x, more]), np.concatenate([places, other])
     y = _hard_targets(loss, true, places, x)
-    if is_indexed(loss) and loss.ignore_class is not None:
+    if is_indexed(loss) and getattr(loss, "ignore_class", None) is not None:
         y[::7] = loss.ignore_class
     return y, x.astype(dtype).astype(np.float64)
 

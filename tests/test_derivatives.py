@@ -138,7 +138,7 @@ def case(loss, shape=(4, 5), seed=0):
         y, p = plain(loss, shape, rng)
         if differentiates_targets(loss):
             y = inner(loss, y)
-        counts = np.flatnonzero(y != loss.ignore_class if is_indexed(loss) else mask | True)
+        counts = np.flatnonzero(y != getattr(loss, "ignore_class", None) if is_indexed(loss) else mask | True)
         if len(counts) >= 3:
             mask.flat[counts[:3]] = True, False, True
             return y, p, {"sample_weight": weight, "mask": mask}

@@ -42,7 +42,9 @@ def operands(loss):
     rng = np.random.default_rng(21)
     yield plain(loss, (60, 5) if is_rowwise(loss) else (300,), rng)
     if loss.name != "cosine_similarity":  # whose extremes are lengths that square to 0 and infinity
-        yield extreme(loss, np.float64)
+        y, p = extreme(loss, np.float64)
+        ordinary = abs(p).max(axis=-1) < 1e100 if is_rowwise(loss) else ...  # torch loses a margin beside more
+        yield y[ordinary], p[ordinary]
 
 
 #: How far slopes may be apart; where a peer computes in float32, some more, and it does not see which side of a kink
@@ -52,6 +54,7 @@ SLOPES = 1e-9
 KERAS_MEAN = 2e-7
 #: So do its maximum and power, and its log 2 is a float32: these losses are compared as float32, in value and gradient.
 KERAS_FLOAT32 = (
+    "categorical_hinge",
     "cosine_similarity",
     "hinge",
     "log_cosh",
@@ -242,6 +245,23 @@ def scipy_tversky(loss, y, p):
     return (1 - both / whole)[..., 0], (both / whole * changed - y) / whole * slope
 
 
+def scipy_categorical_hinge(loss, y, p):
+    rivals = (1 - y) * p
+    missing = rivals.max(axis=-1) - np.einsum("nc,nc->n", y, p) + 1
+    shared = rivals == rivals.max(axis=-1, keepdims=True)
+    grad = shared * (1 - y) / shared.sum(axis=-1, keepdims=True) - y
+    return np.maximum(missing, 0), np.where(missing[:, None] > 0, grad, 0.0)
+
+
+def scipy_multi_margin(loss, y, p):
+    true = np.asarray(np.arange(p.shape[-1]) == y[:, None])
+    weight = np.ones(p.shape[-1]) if loss.class_weight is None else np.array(loss.class_weight)
+    missing = np.where(true, 0.0, np.maximum(loss.margin + p - p[true][:, None], 0.0))
+    scale = weight[y][:, None] / p.shape[-1]
+    others = scale * loss.p * np.where(missing > 0, missing ** (loss.p - 1), 0.0)
+    return (scale * missing**loss.p).sum(axis=-1), others - true * others.sum(axis=-1, keepdims=True)
+
+
 SCIPY = {name.removeprefix("scipy_"): function for name, function in globals().items() if name.startswith("scipy_")}
 
 
@@ -360,7 +380,8 @@ def ask(expression, loss, y, p, torch, **names):
     parameters = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
     target, prediction = torch.from_numpy(np.array(y)), torch.from_numpy(np.array(p))
     variable = (target if differentiates_targets(loss) else prediction).requires_grad_()
-    names = {**parameters, "math": math, "torch": torch, "F": torch.nn.functional, "reduction": "none", **names}
+    names = {**parameters, "loss": loss, "math": math, "torch": torch, "F": torch.nn.functional, **names}
+    names["reduction"] = "none"
     result = eval(expression, {**names, "y": target, "p": prediction})
     if result is None:
         return None

@@ -53,7 +53,7 @@ def _forward(loss: Loss, target: Any, prediction: Any) -> Callable[[Any, Any], A
     import torch.nn.functional as F
 
     names = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
-    names |= {"math": math, "torch": torch, "F": F, "reduction": "mean"}
+    names |= {"loss": loss, "math": math, "torch": torch, "F": F, "reduction": "mean"}
     for expression in (loss.peers.torch, loss.peers.plain and f"({loss.peers.plain}).mean()"):
         forward: Callable[[Any, Any], Any] = eval(f"lambda y, p: {expression or None}", names)
         if forward(target[:1], prediction[:1]) is not None:

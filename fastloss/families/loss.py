@@ -41,7 +41,7 @@ class Example(NamedTuple):
 
 
 class Peers(NamedTuple):
-    """The same loss elsewhere, as an expression in ``y``, ``p``, the loss's parameters and the peer's module.
+    """The same loss elsewhere, as an expression in ``y``, ``p``, the loss's parameters, ``loss`` and the peer's module.
 
     ``torch`` may use ``math``, ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``,
     ``optax`` may use ``optax`` and ``jax``.

@@ -136,6 +136,17 @@ def optional_weights(doc: str) -> Any:
     return _parameter(None, Rule("None or a sequence of finite numbers >= 0", convert), doc)
 
 
+def one_of(default: int, numbers: Sequence[int], doc: str) -> Any:
+    """One of a few integers."""
+
+    def convert(value: Any) -> int:
+        if _integer(value) not in numbers:
+            raise ValueError
+        return int(value)
+
+    return _parameter(default, Rule("one of " + ", ".join(map(str, numbers)), convert), doc)
+
+
 def wrt(doc: str = "what the gradient and the Hessian are taken with respect to") -> Any:
     """Whether derivatives are those by the predictions or by the targets."""
     return choice("y_pred", {"y_pred": (), "y_true": ()}, doc)
