@@ -13,6 +13,8 @@ from .losses.elementwise.binary_crossentropy import BinaryCrossentropy as Binary
 from .losses.elementwise.binary_crossentropy import binary_crossentropy as binary_crossentropy
 from .losses.elementwise.exponential import Exponential as Exponential
 from .losses.elementwise.exponential import exponential as exponential
+from .losses.elementwise.gamma import Gamma as Gamma
+from .losses.elementwise.gamma import gamma as gamma
 from .losses.elementwise.hinge import Hinge as Hinge
 from .losses.elementwise.hinge import hinge as hinge
 from .losses.elementwise.hinge_embedding import HingeEmbedding as HingeEmbedding
@@ -39,12 +41,16 @@ from .losses.elementwise.mean_squared_logarithmic_error import (
 )
 from .losses.elementwise.pinball import Pinball as Pinball
 from .losses.elementwise.pinball import pinball as pinball
+from .losses.elementwise.poisson import Poisson as Poisson
+from .losses.elementwise.poisson import poisson as poisson
 from .losses.elementwise.smooth_l1 import SmoothL1 as SmoothL1
 from .losses.elementwise.smooth_l1 import smooth_l1 as smooth_l1
 from .losses.elementwise.soft_margin import SoftMargin as SoftMargin
 from .losses.elementwise.soft_margin import soft_margin as soft_margin
 from .losses.elementwise.squared_hinge import SquaredHinge as SquaredHinge
 from .losses.elementwise.squared_hinge import squared_hinge as squared_hinge
+from .losses.elementwise.tweedie import Tweedie as Tweedie
+from .losses.elementwise.tweedie import tweedie as tweedie
 from .losses.rowwise.categorical_crossentropy import CategoricalCrossentropy as CategoricalCrossentropy
 from .losses.rowwise.categorical_crossentropy import categorical_crossentropy as categorical_crossentropy
 from .losses.rowwise.categorical_generalized_cross_entropy import (

@@ -59,7 +59,7 @@ _VALUES = {
     "an integer or None": (None, 1, -100),
     "in (0, 1)": (0.5, 0.125, 0.9),
     "in (0, 1), or a sequence of such numbers": (0.5, 0.125, 0.9),
-    "a finite number": (1.0, 0.0, -0.5),
+    "a finite number": (1.0, 0.0, -0.5, 2.0, 3.0),
 }
 
 

@@ -3,7 +3,7 @@
 What counts as well conditioned is measured, not assumed. Every number that a formula reads (target, prediction,
 parameter, class weight) is moved by half an ulp of the working precision, one at a time and both ways, and the exact
 result is computed again: the sum of the changes, in ulp of the result, is what rounding the inputs alone would do
-(`sensitivity`). Hard targets (0 and 1), numbers that are 0 and parameters at their defaults are exact and not
+(`sensitivity`). Hard targets (0 and 1; counts), numbers that are 0 and parameters at their defaults are exact and not
 moved, so that cancellation against a one-hot target is not excused. A clip margin is moved by half an ulp of 1,
 because the bound that counts is the rounded 1 - epsilon.
 
@@ -79,7 +79,11 @@ def half_ulps(loss, name, numbers, dtype):
     if _is_margin(fields.get(name)):
         return np.full(numbers.shape, half, object)
     exact = (0, 1) if name == "y" else (0,)
-    steps = [mpmath.mpf(0) if number in exact else abs(number) * half for number in numbers.ravel()]
+    counts = name == "y" and loss.domain().y_true == "non_negative"
+    steps = [
+        mpmath.mpf(0) if number in exact or (counts and number == int(number)) else abs(number) * half
+        for number in numbers.ravel()
+    ]
     return np.array(steps, object).reshape(numbers.shape)
 
 

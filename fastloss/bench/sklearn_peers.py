@@ -18,6 +18,9 @@ from ..families.loss import Loss
 
 Array = NDArray[Any]
 
+#: Losses that have what depends on the target alone: not the same values, and more work.
+WITH_CONSTANTS = ("HalfTweedieLossIdentity",)
+
 #: Elements from which its threads are worth their start.
 SHARE_FROM = 10_000
 
@@ -40,6 +43,8 @@ def call(loss: Loss, y: Array, p: Array, threads: int) -> tuple[Callable[[], Any
     if found is None or p.dtype.name not in ("float32", "float64"):
         return None
     kernel, factor = found
+    if type(kernel).__name__ in WITH_CONSTANTS:
+        return None
     target = y.astype(p.dtype)
     losses, gradient = np.empty(len(p), p.dtype), np.empty_like(p)
     prediction, n_threads = p, threads if p.size >= SHARE_FROM else 1

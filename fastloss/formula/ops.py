@@ -155,3 +155,14 @@ def tanh(x: Operand) -> Operand:
 def softplus(x: Operand) -> Operand:
     """``log(1 + exp(x))`` with full relative accuracy in both tails."""
     return positive_part(x) + log1p_unit(exp_nonpositive(-abs(x)))
+
+
+def exp_in_factors(x: Operand) -> tuple[Operand, Operand]:
+    """Two factors of ``exp(x)``, the second 1 for x of -30 and more; below, both are its root.
+
+    A number times an exponential may be one where the exponential alone is too small, and flushed to 0: multiply by
+    the first, do the rest, then multiply by the second.
+    """
+    small = x < -30.0
+    factor = exp(where(small, 0.5 * x, x))
+    return factor, where(small, factor, 1.0)
