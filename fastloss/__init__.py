@@ -11,6 +11,8 @@ from .losses.allpairs.ntxent import Ntxent as Ntxent
 from .losses.allpairs.ntxent import ntxent as ntxent
 from .losses.elementwise.binary_crossentropy import BinaryCrossentropy as BinaryCrossentropy
 from .losses.elementwise.binary_crossentropy import binary_crossentropy as binary_crossentropy
+from .losses.elementwise.binary_focal_crossentropy import BinaryFocalCrossentropy as BinaryFocalCrossentropy
+from .losses.elementwise.binary_focal_crossentropy import binary_focal_crossentropy as binary_focal_crossentropy
 from .losses.elementwise.exponential import Exponential as Exponential
 from .losses.elementwise.exponential import exponential as exponential
 from .losses.elementwise.gamma import Gamma as Gamma

@@ -57,6 +57,10 @@ HESSIAN_ULPS = 6.5
 #: with sigmoids has 3 ulp; the value is a quotient of two. The gradient divides one by two more and rounds both, times
 #: a sigmoid's slope of 3 ulp, and rounds 2 products; the Hessian has a factor of 4 ulp and a product besides.
 MORE_ULPS = dict.fromkeys(("dice", "tversky"), (ULPS, 14.0, 18.5))
+#: Focal from logits: 1 - q is a sigmoid of 2 ulp (exponential 1, sum and quotient 0.5 each), and its power, at most 2.5
+#: here, 2.5 times that and 1 of its own; the entropy, a softplus, has 2, and both products 1. In the gradient the
+#: entropy has a rate of 2 ulp and 2 more products besides. In the Hessian that has a factor of 2.5 and 2 products.
+MORE_ULPS["binary_focal_crossentropy"] = (9.0, 12.0, 15.5)
 WELL_CONDITIONED = 1.0
 #: Roundings that one input passes before a difference that cancels, at most: 4 in a smoothed target
 #: (1 - s, the product, s / classes, the sum), 4 in a sum of five classes, 1 in a division.

@@ -54,6 +54,7 @@ SLOPES = 1e-9
 KERAS_MEAN = 2e-7
 #: So do its maximum and power, and its log 2 is a float32: these losses are compared as float32, in value and gradient.
 KERAS_FLOAT32 = (
+    "binary_focal_crossentropy",
     "categorical_hinge",
     "cosine_similarity",
     "hinge",
@@ -179,6 +180,23 @@ def scipy_tweedie(loss, y, p):
     value = link if power == 2 else larger / (2 - power)
     value = value - (np.where(y == 0, 0, y * link) if power == 1 else smaller / (1 - power))
     return scale * value, scale * (larger - smaller if loss.log_input else p ** (1 - power) * ((p - y) / p))
+
+
+def scipy_binary_focal_crossentropy(loss, y, p):
+    t = y * (1 - loss.label_smoothing) + loss.label_smoothing / 2
+    weight = t * loss.alpha + (1 - t) * (1 - loss.alpha) if loss.apply_class_balancing else 1
+    q = p if loss.from_logits else np.clip(p, loss.epsilon, 1 - loss.epsilon)
+    logs = (special.log_expit(q), special.log_expit(-q)) if loss.from_logits else (np.log(q), special.log1p(-q))
+    positive, negative = np.exp(logs[0]), np.exp(logs[1])
+    missing = t * negative + (1 - t) * positive
+    entropy = -np.where(t == 0, 0, t * logs[0]) - np.where(t == 1, 0, (1 - t) * logs[1])
+    value = missing**loss.gamma * entropy
+    by_logit = positive * negative if loss.from_logits else 1
+    rate = np.where(missing == 0, 0, (1 - 2 * t) * by_logit / missing)
+    slope = (1 - t) * positive - t * negative if loss.from_logits else (1 - t) / (1 - q) - t / q
+    grad = missing**loss.gamma * (loss.gamma * np.where(rate == 0, 0, rate * entropy) + slope)
+    inside = loss.from_logits | ((p > loss.epsilon) & (p < 1 - loss.epsilon))
+    return weight * value, weight * np.where(inside, grad, 0)
 
 
 def scipy_categorical_crossentropy(loss, y, p):
