@@ -75,6 +75,8 @@ from .losses.rowwise.multilabel_soft_margin import MultilabelSoftMargin as Multi
 from .losses.rowwise.multilabel_soft_margin import multilabel_soft_margin as multilabel_soft_margin
 from .losses.rowwise.nll import NLL as NLL
 from .losses.rowwise.nll import nll as nll
+from .losses.rowwise.poly1_crossentropy import Poly1Crossentropy as Poly1Crossentropy
+from .losses.rowwise.poly1_crossentropy import poly1_crossentropy as poly1_crossentropy
 from .losses.rowwise.sparse_categorical_crossentropy import (
     SparseCategoricalCrossentropy as SparseCategoricalCrossentropy,
 )
@@ -94,6 +96,7 @@ mae = mean_absolute_error
 mape = mean_absolute_percentage_error
 mse = mean_squared_error
 msle = mean_squared_logarithmic_error
+poly_loss_cross_entropy = poly1_crossentropy
 # end of losses
 
 __version__ = "0.1.0"

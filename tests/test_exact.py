@@ -9,7 +9,7 @@ because the bound that counts is the rounded 1 - epsilon.
 
 Where the sensitivity is at most 1 ulp, an element's result must be within 4 ulp. Elsewhere it must be within
 4 ulp and 9 times the sensitivity, one for each rounding on the way: see EXPLAINED. Results below the smallest
-normal number may be flushed to zero.
+normal number may be flushed to zero, and so may small multiples of one that was: see `lost`.
 """
 
 import dataclasses
@@ -147,7 +147,17 @@ def ulp_of(results, dtype):
     return ulp(np.array([float(x) for x in np.asarray(results, object).flat]).reshape(np.shape(results)), dtype)
 
 
-def errors(actual, results, dtype):
+def lost(loss):
+    """What flushing costs: of the smallest normal number, the largest multiple that may be 0.
+
+    Exponentials and products below that number count as 0 (ARCHITECTURE.md), and whatever multiplies them afterwards
+    with them. That is at most 2 (the largest coefficient in gradients and Hessians) but where a parameter says more: an
+    element of poly-1 cross-entropy whose target is 0 has p (1 + epsilon sum(y p)), y a distribution.
+    """
+    return max(2.0, 1.0 + abs(loss.epsilon)) if loss.name == "poly1_crossentropy" else 2.0
+
+
+def errors(actual, results, dtype, lost=2.0):
     """|actual - exact| in ulp; what overflows must be infinite, what underflows may be 0."""
     limits = np.finfo(dtype)
     expected = np.array([float(x) for x in np.asarray(results, object).flat]).reshape(np.shape(results))
@@ -157,7 +167,7 @@ def errors(actual, results, dtype):
     found = np.zeros(np.shape(expected))
     fine = np.isfinite(actual) & np.isfinite(expected) & ~large
     found[fine] = distance(exact_of(actual[fine]), np.asarray(results, object)[fine])
-    flushed = (abs(expected) < 2 * float(limits.tiny)) & (actual == 0)
+    flushed = (abs(expected) < lost * float(limits.tiny)) & (actual == 0)
     with np.errstate(over="ignore", invalid="ignore"):
         found = np.where(flushed, 0.0, found / ulp(expected, dtype))
     return np.where(fine | (large & (actual == infinite)), found, np.inf)
@@ -183,7 +193,7 @@ def judge(loss, y, p, share=False):
     uniform = np.full(1, np.finfo(dtype).eps if smoothed_away else 0.0)
     losses, gradient, hessian = with_reduction(loss, "none").value_grad_and_hess(y, p)
     actual = (losses.reshape(exact[0].shape), gradient, hessian)
-    off = [errors(result, right, dtype) for result, right in zip(actual, exact, strict=True)]
+    off = [errors(result, right, dtype, lost(loss)) for result, right in zip(actual, exact, strict=True)]
     asked = np.logical_or.reduce([rows_of(~(error <= base)) for error, base in zip(off, rounded(loss), strict=True)])
     spread = sensitivity_of_some(loss, y, p, exact, counted & (asked | share))
     well_conditioned = 0

@@ -252,6 +252,13 @@ def scipy_total_variation(loss, y, p):
     return value, np.sign(p - y) / 2
 
 
+def scipy_poly1_crossentropy(loss, y, p):
+    q, mass = special.softmax(p, axis=-1), y.sum(axis=-1, keepdims=True)
+    entropy = -np.where(y == 0, 0.0, y * special.log_softmax(p, axis=-1)).sum(axis=-1)
+    value = entropy + loss.epsilon * (y * (1 - q)).sum(axis=-1)
+    return value, q * mass - y - loss.epsilon * q * (y - (y * q).sum(axis=-1, keepdims=True))
+
+
 def scipy_kl_divergence(loss, y, p):
     t = np.exp(y) if loss.log_target else y
     if loss.from_logits or loss.log_input:
