@@ -659,7 +659,7 @@ def test_a_canary_notices_a_write_within_the_page():
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_kernels_stay_within_their_arrays(name):
     printed = run(Path(guard_pages.__file__), name, timeout=300)
-    assert len(printed.splitlines()) > 100
+    assert len(printed.splitlines()) > 50
 
 
 # -- losses and functions as values ----------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import reference
+from ..families.allpairs import LEFT_OUT, NEGATIVE, POSITIVE
 from ..families.loss import Loss
 from ..formula.rows import RowFormula
 from ..formula.wiring import call_by_name
@@ -22,6 +23,9 @@ PIECE = 1 << 17
 
 def exact(loss: Loss, y: Array, p: Array) -> tuple[float, Array]:
     """Mean loss and its gradient in float64, piece by piece."""
+    if loss.family == "allpairs":
+        losses, slopes = evaluate(loss, y, p.astype(np.float64))
+        return float(losses.mean()), slopes / len(p)
     gradient = np.empty(p.shape)
     value = 0.0
     rows = p.size if loss.family == "elementwise" else len(p)
@@ -50,12 +54,28 @@ def evaluate(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
 def _evaluated(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
     if loss.family == "sequence":
         return reference.evaluate(dataclasses.replace(loss, reduction="none"), y, p)[:2]
+    if loss.family == "allpairs":
+        return _all_pairs(loss, y, p)
     if loss.family == "rowwise":
         return _rowwise(loss, loss.row_formulas()[loss.variant()], y, p)  # type: ignore[attr-defined]
     formula = loss.formulas()[loss.variant()]  # type: ignore[attr-defined]
     parameters = [float(getattr(loss, name)) for name in list(inspect.signature(formula).parameters)[2:]]
     losses, gradient, _ = formula(y, p, *parameters)
     return losses, np.broadcast_to(gradient, p.shape)
+
+
+def _all_pairs(loss: Any, y: Array, p: Array) -> tuple[Array, Array]:
+    """Rows of similarities, and their slopes taken back to the embeddings."""
+    lengths = np.linalg.norm(p, axis=-1, keepdims=True) if loss.normalizes else p.dtype.type(1)
+    units = p / lengths
+    relation = np.where(y[:, None] == y, POSITIVE, NEGATIVE)
+    if loss.leaves_out_itself():
+        np.fill_diagonal(relation, LEFT_OUT)
+    losses, slopes = _rowwise(loss, loss.row_formulas()[loss.variant()], relation.astype(p.dtype), units @ units.T)
+    gradient = (slopes + slopes.T) @ units
+    if loss.normalizes:
+        gradient = (gradient - (gradient * units).sum(axis=-1, keepdims=True) * units) / lengths
+    return losses, gradient
 
 
 def _rowwise(loss: Loss, formula: RowFormula, y: Array, x: Array) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ LARGE, MEDIUM = (10**7,), (10**5,)
 HALF_GOALS = {"vs float32": 1.0, "torch": 4.0}
 TINY_GOALS = {"us/call": 4.0, "torch": 15.0}
 #: Of families whose calls are more work to check.
-TINY_GOALS_OF = {"sequence": {"us/call": 40.0, "torch": 3.0}}
+TINY_GOALS_OF = {"sequence": {"us/call": 40.0, "torch": 3.0}, "allpairs": {"torch": 1.0}}
 #: The speed that is wanted where a case has goals of its own.
 WANTED: dict[Key, dict[str, float]] = {
     ("mean_squared_error", "", "float32", LARGE): {"limit": 0.8, "torch": 8.0},
@@ -49,12 +49,14 @@ FAMILY_GOALS: dict[str, tuple[Shape, dict[str, float]]] = {
     "elementwise": (LARGE, {"torch": 5.0, "limit": 0.6}),
     "rowwise": ((4096, 1000), {"torch": 3.0}),
     "sequence": ((32, 200, 64), {"torch": 1.0}),
+    "allpairs": ((1024, 128), {"torch": 1.0}),
 }
 #: Shapes that every loss of a family is measured at, in float32.
 SHAPES: dict[str, tuple[Shape, ...]] = {
     "elementwise": ((8,), MEDIUM, LARGE),
     "rowwise": ((2, 4), (4096, 1000)),
     "sequence": ((1, 4, 2), (32, 200, 64)),
+    "allpairs": ((4, 2), (256, 128), (1024, 128)),
 }
 
 

@@ -40,6 +40,8 @@ def operands(case: Case) -> Operands:
         y = _rows(true, case.shape, random)
     elif case.loss.family == "sequence":
         y, p = _sequences(case, random)
+    elif case.loss.family == "allpairs":
+        y, p = _views(case, random)
     elif (true, pred) == ("real", "real"):
         y, p = _regression(case.loss, case.shape, random)
     else:
@@ -90,6 +92,12 @@ def _sequences(case: Case, random: np.random.Generator) -> tuple[Array, Array]:
     if case.configuration != "logits":
         p -= np.logaddexp.reduce(p, axis=-1, keepdims=True)
     return random.integers(1, classes, (sequences, max(1, frames // 5))), p
+
+
+def _views(case: Case, random: np.random.Generator) -> tuple[Array, Array]:
+    """Embeddings of length 1, two neighbours each of one label."""
+    p: Array = random.standard_normal(case.shape, np.float32)
+    return np.arange(len(p)) // 2, p / np.linalg.norm(p, axis=-1, keepdims=True)
 
 
 def _regression(loss: Loss, shape: Shape, random: np.random.Generator) -> tuple[Array, Array]:

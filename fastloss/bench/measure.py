@@ -157,7 +157,7 @@ def measure(case: Case, effort: Effort, threads: int) -> Result:
     refused |= who.disagreements(case, data, {name: c for name, c in made.items() if name not in refused})
     calls = {name: contender.call for name, contender in made.items() if name not in refused}
     bytes_moved = data.y.nbytes + 2 * data.p.nbytes
-    if bytes_moved >= LIMIT_FROM:
+    if bytes_moved >= LIMIT_FROM and case.loss.family != "allpairs":  # whose limit is the products of matrices
         calls |= streams(bytes_moved)
         if wanted := primitives_of(case.loss):
             calls[ARITHMETIC] = arithmetic(wanted, case.elements, _computing(case))

@@ -26,7 +26,13 @@ class Circle(AllPairsLoss):
     remove_diagonal: bool = flag(True, "whether an embedding is no positive of itself")
 
     peers: ClassVar[Peers] = Peers(
-        keras="keras.losses.circle(y, p, gamma=gamma, margin=margin, remove_diagonal=remove_diagonal)"
+        keras="keras.losses.circle(y, p, gamma=gamma, margin=margin, remove_diagonal=remove_diagonal)",
+        plain=(
+            "(lambda d, same: F.softplus((gamma * (d * d - margin**2)).masked_fill(~same | "
+            "torch.eye(len(d), dtype=torch.bool), -math.inf).logsumexp(-1) + (gamma * (1 + margin - d).clamp(min=0) * "
+            "(1 - margin - d)).masked_fill(same, -math.inf).logsumexp(-1)))"
+            "((1 - p @ p.T).clamp(min=0), y[:, None] == y)"
+        ),
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example(

@@ -24,7 +24,14 @@ class Ntxent(AllPairsLoss):
     temperature: float = positive(0.07, "what similarities are divided by")
 
     normalizes: ClassVar[bool] = True
-    peers: ClassVar[Peers] = Peers(optax="optax.losses.ntxent(p, y, temperature)")
+    peers: ClassVar[Peers] = Peers(
+        optax="optax.losses.ntxent(p, y, temperature)",
+        plain=(
+            "(lambda s, others: F.cross_entropy(s.masked_fill(torch.eye(len(s), dtype=torch.bool), -math.inf), "
+            "others.int().argmax(-1), reduction='none'))(F.normalize(p) @ F.normalize(p).T / temperature, "
+            "(y[:, None] == y).fill_diagonal_(False))"
+        ),
+    )
     examples: ClassVar[tuple[Example, ...]] = (
         Example(
             [0, 0, 1, 1],
