@@ -143,7 +143,7 @@ def _sequences(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array
 def row_results(formula: RowFormula, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Values of rows, shape (..., 1), and all that the element rules may ask for; classes on the last axis.
 
-    ``values`` holds the loss's parameters and what `fastloss.formula.rows.PROVIDED` lists.
+    ``values`` holds the loss's parameters and what `fastloss.formula.rows.PROVIDED` lists, `linked`.
     """
     nothing = np.zeros(values["x"].shape)
     first: Any = None
@@ -164,6 +164,16 @@ def row_results(formula: RowFormula, values: dict[str, Any]) -> tuple[Any, dict[
     return value, {**values, **dict(zip(formula.coefficients, coefficients, strict=True))}
 
 
+def linked(formula: RowFormula, values: dict[str, Any]) -> dict[str, Any]:
+    """The values with what formulas see of predictions in their place, and the link's derivatives beside."""
+    results = dict(values)
+    for name in ("x", "target_x"):
+        if name in values:
+            results[name], *slopes = formula.linked(values[name], values)
+            results[f"slopes of {name}"] = tuple(slopes)
+    return results
+
+
 def row_gradients(formula: RowFormula, values: dict[str, Any], labels: Array | None) -> list[Any]:
     """Gradient and Hessian, shape (..., classes); ``labels`` are class numbers, shape (..., 1)."""
     shape = values["x"].shape
@@ -171,11 +181,12 @@ def row_gradients(formula: RowFormula, values: dict[str, Any], labels: Array | N
         values.get(formula.first or ""),
         tuple(values[name] for name in formula.coefficients),
     )
-    results = [r + np.zeros(shape) for r in formula.rule_of(formula.element, values, first, coefficients)]
+    slopes = values["slopes of x"]
+    results = [r + np.zeros(shape) for r in formula.rule_of(formula.element, values, first, coefficients, slopes)]
     if labels is None:
         return results
     assert formula.target_element is not None
-    own = formula.rule_of(formula.target_element, values, first, coefficients)
+    own = formula.rule_of(formula.target_element, values, first, coefficients, values["slopes of target_x"])
     is_target = np.arange(shape[-1]) == labels
     return [np.where(is_target, target, other) for target, other in zip(own, results, strict=True)]
 
@@ -224,14 +235,14 @@ def _rows_first(axes: tuple[int, ...], count: int) -> tuple[int, ...]:
 def _rows(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array, tuple[int, ...]]:
     axes, shape = class_axes(loss, y_pred), np.shape(y_pred)
     values, labels = row_values(loss, y_true, y_pred)
-    value, values = row_results(_formula(loss), values)
+    value, values = row_results(_formula(loss), linked(_formula(loss), values))
     grad, hess = row_gradients(_formula(loss), values, labels)
     losses = np.broadcast_to(value, (*grad.shape[:-1], 1))[..., 0]
     return losses, classes_back(grad, axes, shape), classes_back(hess, axes, shape), axes
 
 
 def _formula(loss: Any) -> RowFormula:
-    formula: RowFormula = loss.row_formulas()[loss.variant()]
+    formula: RowFormula = loss.formula()
     return formula
 
 

@@ -11,9 +11,12 @@ import numpy as np
 from mpmath import mp
 from sampling import is_rowwise
 
-from fastloss.reference import element_parameters, element_results, row_gradients, row_results, row_values
+from fastloss.reference import element_parameters, element_results, linked, row_gradients, row_results, row_values
 
 mp.dps = 50
+
+#: Name, among a loss's inputs, of factors of what its link makes of predictions: 1, and rounded like other inputs.
+LINKED = "linked"
 
 
 def _log(x):
@@ -96,7 +99,10 @@ def exact_inputs(loss, y, p):
     values, labels = row_values(loss, y, p)
     # The true class's prediction and weight, and the sum of weights, are taken from x and class_weight below.
     taken = ("target_x", "target_weight", "class_weight_sum")
-    return {name: exact(value) for name, value in values.items() if name not in taken}, labels
+    inputs = {name: exact(value) for name, value in values.items() if name not in taken}
+    if loss.formula().link is not None:
+        inputs[LINKED] = exact(np.ones(values["x"].shape))
+    return inputs, labels
 
 
 def exact_results(loss, inputs, labels):
@@ -106,11 +112,16 @@ def exact_results(loss, inputs, labels):
         results = element_results(formula, inputs, inputs["y"], inputs["p"])
         return [np.broadcast_to(np.asarray(result, object), inputs["p"].shape) for result in results]
     values = {**inputs, "class_weight_sum": np.asarray(inputs["class_weight"]).sum()}
+    formula = loss.formula()
     if labels is not None:
         own = np.take_along_axis(np.asarray(inputs["x"]), labels, -1)
         weights = np.asarray(inputs["class_weight"])[labels]
         values |= {"target_x": own.view(Exact), "target_weight": weights.view(Exact)}
-    formula = loss.row_formulas()[loss.variant()]
+    values = linked(formula, values)
+    if LINKED in inputs:
+        values["x"] = values["x"] * inputs[LINKED]
+        if labels is not None:
+            values["target_x"] = np.take_along_axis(np.asarray(values["x"]), labels, -1).view(Exact)
     value, values = row_results(formula, values)
     return [np.asarray(value), *row_gradients(formula, values, labels)]
 

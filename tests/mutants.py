@@ -49,7 +49,9 @@ def mutant(loss, piece, changes, folder):
     ``piece`` is "formula" for an elementwise loss; for a rowwise one it names the piece.
     """
     cls = type(loss)
-    if loss.family == "rowwise":
+    if piece in (around := loss.around() if loss.family == "rowwise" else {}):
+        override = ("around", {**around, piece: mutant_formula(around[piece], changes, folder)})
+    elif loss.family == "rowwise":
         formulas = cls.row_formulas()
         own = formulas[loss.variant()]
         changed = own._replace(**{piece: mutant_formula(getattr(own, piece), changes, folder)})
@@ -70,8 +72,19 @@ def with_override(loss, name, result):
 
 def mutations(loss):
     """(what, piece, changes, the check that must notice) for ways to get this configuration's formula wrong."""
-    formula = type(loss).row_formulas()[loss.variant()] if loss.family == "rowwise" else None
+    formula = loss.formula() if loss.family == "rowwise" else None
     yield "value 1 % too large", "finish" if formula else "formula", {0: "1.01 * r"}, "gradient"
+    if formula and formula.link and not formula.by_target:
+        yield "the link's slope left out", "link", {1: "1.0"}, "gradient"
+        yield "the link's curvature wrong", "link", {2: "r + 0.01"}, "hessian"
+        yield "the link's slope left out of the Hessian", "link", {1: "1.0"}, "hessian"
+    if formula and formula.penalty and not formula.by_target:
+        yield "penalty 1 % too large", "penalty", {0: "1.01 * r"}, "gradient"
+        yield "gradient of the penalty 1 % too large", "penalty_element", {0: "1.01 * r"}, "gradient"
+        yield "Hessian of the penalty 1 % too large", "penalty_element", {1: "1.01 * r"}, "hessian"
+    if formula and formula.penalty and formula.target_element:
+        yield "gradient of the penalty 1 % too large, true class", "penalty_target", {0: "1.01 * r"}, "gradient"
+        yield "Hessian of the penalty 1 % too large, true class", "penalty_target", {1: "1.01 * r"}, "hessian"
     rules = ("element", "target_element") if formula else ("formula",)
     grad, hess = (0, 1) if formula else (1, 2)
     for rule in rules:

@@ -25,6 +25,7 @@ from fastloss.reference import (
     classes_back,
     element_parameters,
     element_results,
+    linked,
     row_gradients,
     row_results,
     row_values,
@@ -60,6 +61,7 @@ _VALUES = {
     "in (0, 1)": (0.5, 0.125, 0.9),
     "in (0, 1), or a sequence of such numbers": (0.5, 0.125, 0.9),
     "a finite number": (1.0, 0.0, -0.5, 2.0, 3.0),
+    "> 0 or None": (None, 2.0, 30.0),
 }
 
 
@@ -97,14 +99,22 @@ def configurations(cls, classes=5):
     settings = [{**_by_row(cls), **setting} for setting in settings]
     found, formulas = {}, set()
     for setting in settings:
-        changes = [{}, together]
+        changes = [{}, _allowed(fields, setting, together)]
         if cls(**setting).variant() not in formulas:
-            changes += [{name: value} for name, values in others.items() for value in values]
+            changes += [_allowed(fields, setting, {name: v}) for name, values in others.items() for v in values]
         formulas.add(cls(**setting).variant())
         found |= {cls(**{**setting, **change}): None for change in changes}
     if "wrt" in choices:
-        found |= {cls(**{**setting, **change}, wrt="y_true"): None for setting in settings for change in ({}, together)}
+        for setting in settings:
+            changes = ({}, _allowed(fields, setting, together))
+            found |= {cls(**{**setting, **change}, wrt="y_true"): None for change in changes}
     return list(found)
+
+
+def _allowed(fields, setting, change):
+    """Those parameters whose flag, where they need one, is set."""
+    needs = {field.name: field.metadata.get("needs") for field in fields}
+    return {name: value for name, value in change.items() if needs[name] is None or setting.get(needs[name], False)}
 
 
 def _by_row(cls):
@@ -113,10 +123,11 @@ def _by_row(cls):
 
 
 def variants(cls, classes=5):
-    """One configuration for each formula, with and without class weights: all that kernels differ by."""
+    """All that kernels differ by: every formula with and without class weights, and with what goes around it."""
     chosen = {}
     for loss in configurations(cls, classes):
-        chosen.setdefault((loss.variant(), getattr(loss, "class_weight", None) is not None), loss)
+        around = cls.family == "rowwise" and bool(loss.around())
+        chosen.setdefault((loss.variant(), around or getattr(loss, "class_weight", None) is not None, around), loss)
     return list(chosen.values())
 
 
@@ -125,7 +136,7 @@ def formula_configurations(cls, classes=5):
     chosen = {}
     for loss in configurations(cls, classes):
         if cls.family == "rowwise":
-            names = (*cls.row_formulas()[loss.variant()].parameters, "class_weight")
+            names = (*loss.formula().parameters, "class_weight")
         else:
             names = tuple(inspect.signature(cls.formulas()[loss.variant()]).parameters)[2:]
         read = tuple(getattr(loss, name, None) for name in names)
@@ -509,8 +520,8 @@ def watch(loss, y, p):
         if is_rowwise(loss):
             values, labels = row_values(loss, y, p)
             values = {n: np.asarray(v).view(Watched) if n != "classes" else v for n, v in values.items()}
-            formula, shape = loss.row_formulas()[loss.variant()], values["x"].shape
-            _, values = row_results(formula, values)
+            formula, shape = loss.formula(), values["x"].shape
+            _, values = row_results(formula, linked(formula, values))
             row_gradients(formula, values, labels)
         else:
             watched, shape = [np.asarray(a, np.float64).view(Watched) for a in (y, p)], p.shape

@@ -896,13 +896,24 @@ def test_a_wrong_parameter_is_refused_also_after_an_equal_good_one(name, paramet
     except ValueError:
         pytest.skip("1 is no value of this parameter")
     function, (y, p) = getattr(fl, name), operands(name)
-    function(y, p, **{parameter: good})
+    needed = {flag: True} if (flag := field.metadata.get("needs")) else {}
+    function(y, p, **{parameter: good}, **needed)
     for value in (1, 1.0, True):
         try:
             convert(value)
         except ValueError:
             with pytest.raises(ValueError, match=f"{name}: {parameter} must"):
-                function(y, p, **{parameter: value})
+                function(y, p, **{parameter: value}, **needed)
+
+
+@pytest.mark.parametrize("name", ["categorical_crossentropy", "sparse_categorical_crossentropy"])
+@pytest.mark.parametrize(("parameter", "value", "default"), [("softcap", 30.0, "None"), ("z_loss", 1e-4, "0.0")])
+def test_a_parameter_of_logits_without_logits(name, parameter, value, default):
+    """It would do nothing: who forgets from_logits is told."""
+    expected = rf"^{name}: {parameter} must be {default} without from_logits=True; got {value}$"
+    with pytest.raises(ValueError, match=expected):
+        LOSSES[name](**{parameter: value})
+    assert getattr(LOSSES[name](from_logits=True, **{parameter: value}), parameter) == value
 
 
 @every_loss

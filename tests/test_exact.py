@@ -8,8 +8,9 @@ moved, so that cancellation against a one-hot target is not excused. A clip marg
 because the bound that counts is the rounded 1 - epsilon.
 
 Where the sensitivity is at most 1 ulp, an element's result must be within 4 ulp. Elsewhere it must be within
-4 ulp and 9 times the sensitivity, one for each rounding on the way: see EXPLAINED. Results below the smallest
-normal number may be flushed to zero, and so may small multiples of one that was: see `lost`.
+4 ulp and 9 times the sensitivity, one for each rounding on the way: see EXPLAINED. What a link makes of predictions is
+moved like them, as it is rounded too. Results below the smallest normal number may be flushed to zero, and so may
+small multiples of one that was: see `lost`.
 """
 
 import dataclasses
@@ -147,14 +148,22 @@ def ulp_of(results, dtype):
     return ulp(np.array([float(x) for x in np.asarray(results, object).flat]).reshape(np.shape(results)), dtype)
 
 
-def lost(loss):
+def lost(loss, p):
     """What flushing costs: of the smallest normal number, the largest multiple that may be 0.
 
     Exponentials and products below that number count as 0 (ARCHITECTURE.md), and whatever multiplies them afterwards
     with them. That is at most 2 (the largest coefficient in gradients and Hessians) but where a parameter says more: an
-    element of poly-1 cross-entropy whose target is 0 has p (1 + epsilon sum(y p)), y a distribution.
+    element of poly-1 cross-entropy whose target is 0 has p (1 + epsilon sum(y p)), y a distribution. A penalty adds the
+    slope 2 z |log-sum-exp| to that coefficient; a link's slope, in Hessians squared, is up to 1 / temperature, of a cap
+    4 times that and an exponential which counts as 0 itself.
     """
-    return max(2.0, 1.0 + abs(loss.epsilon)) if loss.name == "poly1_crossentropy" else 2.0
+    if loss.name == "poly1_crossentropy":
+        return max(2.0, 1.0 + abs(loss.epsilon))
+    if not is_rowwise(loss) or not loss.around():
+        return 2.0
+    largest = abs(p).max(axis=-1, keepdims=True) if loss.softcap is None else loss.softcap
+    pull = 2.0 * loss.z_loss * (largest / loss.temperature + np.log(p.shape[-1]))
+    return (2.0 + pull) * (1.0 if loss.softcap is None else 4.0) / min(loss.temperature, 1.0) ** 2
 
 
 def errors(actual, results, dtype, lost=2.0):
@@ -193,7 +202,10 @@ def judge(loss, y, p, share=False):
     uniform = np.full(1, np.finfo(dtype).eps if smoothed_away else 0.0)
     losses, gradient, hessian = with_reduction(loss, "none").value_grad_and_hess(y, p)
     actual = (losses.reshape(exact[0].shape), gradient, hessian)
-    off = [errors(result, right, dtype, lost(loss)) for result, right in zip(actual, exact, strict=True)]
+    off = [
+        errors(result, right, dtype, lost(loss, np.asarray(p, np.float64)))
+        for result, right in zip(actual, exact, strict=True)
+    ]
     asked = np.logical_or.reduce([rows_of(~(error <= base)) for error, base in zip(off, rounded(loss), strict=True)])
     spread = sensitivity_of_some(loss, y, p, exact, counted & (asked | share))
     well_conditioned = 0

@@ -228,6 +228,49 @@ def test_minus_infinity_at_the_true_class(dtype):
         assert grad.tolist() == [-1.0, 0.5, 0.5]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_minus_infinity_over_a_temperature(dtype):
+    """It stays what it is, also with a penalty: p = (0, 1/2, 1/2), and the log-sum-exp is 2 + log 2."""
+    options = {"temperature": 0.5, "z_loss": 0.25}
+    pull = 2 * 0.25 * (2 + math.log(2))
+    for value, grad in both_from_logits([-np.inf, 1.0, 1.0], 1, DTYPES[dtype], **options):
+        assert value == pytest.approx(math.log(2) + 0.25 * (2 + math.log(2)) ** 2, rel=1e-6)
+        tolerance = 2**-8 if dtype == "bfloat16" else 1e-6
+        expected = [0.0, 2 * (pull - 1) / 2, 2 * (pull + 1) / 2]
+        np.testing.assert_allclose(grad, expected, rtol=tolerance)
+
+
+@pytest.mark.parametrize("infinity", [-np.inf, -1e9])
+def test_minus_infinity_that_is_capped(infinity):
+    """It is -softcap, like every other logit far below: log(1 + exp(-4)), and no gradient."""
+    x, options = [[infinity, np.inf]], {"from_logits": True, "softcap": 2.0}
+    for value, grad, hess in (
+        fl.sparse_categorical_crossentropy.value_grad_and_hess([1], x, **options),
+        fl.categorical_crossentropy.value_grad_and_hess([[0.0, 1.0]], x, **options),
+    ):
+        assert value == pytest.approx(math.log1p(math.exp(-4.0)), rel=1e-15)
+        assert grad.tolist() == [[0.0, 0.0]]
+        assert not hess.any()
+
+
+def test_logits_are_capped_before_they_are_heated():
+    x = np.array([[3.0, -1.0, 0.5]])
+    expected = fl.sparse_categorical_crossentropy([2], 2.0 * np.tanh(x / 2.0) / 0.5, from_logits=True)
+    value = fl.sparse_categorical_crossentropy([2], x, from_logits=True, softcap=2.0, temperature=0.5)
+    assert value == pytest.approx(expected, rel=1e-14)
+
+
+def test_weights_weigh_z_loss_but_class_weights_do_not():
+    x, options = np.zeros((2, 2)), {"from_logits": True, "z_loss": 1.0, "reduction": "none"}
+    squared = math.log(2) ** 2
+    weighed = fl.sparse_categorical_crossentropy([0, 1], x, [3.0, 0.5], **options)
+    np.testing.assert_allclose(weighed, [3 * (math.log(2) + squared), 0.5 * (math.log(2) + squared)], rtol=1e-15)
+    weighed = fl.sparse_categorical_crossentropy([0, 1], x, class_weight=(3.0, 0.0), **options)
+    np.testing.assert_allclose(weighed, [3 * math.log(2) + squared, squared], rtol=1e-15)
+    ignored = fl.sparse_categorical_crossentropy([0, 7], x, ignore_class=7, **options)
+    np.testing.assert_allclose(ignored, [math.log(2) + squared, 0.0], rtol=1e-15)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("classes", [1, 3, 100])
 def test_a_row_of_minus_infinity_is_nan(dtype, classes):

@@ -203,8 +203,13 @@ def scipy_categorical_crossentropy(loss, y, p):
     weight = np.ones(p.shape[-1]) if loss.class_weight is None else np.array(loss.class_weight)
     goal = weight * (y * (1 - loss.label_smoothing) + loss.label_smoothing / p.shape[-1])
     if loss.from_logits:
-        value = -np.where(goal == 0, 0, goal * special.log_softmax(p, axis=-1)).sum(axis=-1)
-        return value, special.softmax(p, axis=-1) * goal.sum(axis=-1, keepdims=True) - goal
+        capped = p if loss.softcap is None else loss.softcap * np.tanh(p / loss.softcap)
+        slope = (1.0 if loss.softcap is None else 1 / np.cosh(p / loss.softcap) ** 2) / loss.temperature
+        x = capped / loss.temperature
+        value = -np.where(goal == 0, 0, goal * special.log_softmax(x, axis=-1)).sum(axis=-1)
+        log_sum = special.logsumexp(x, axis=-1)
+        mass = goal.sum(axis=-1, keepdims=True) + 2 * loss.z_loss * log_sum[:, None]
+        return value + loss.z_loss * log_sum**2, (special.softmax(x, axis=-1) * mass - goal) * slope
     total = p.sum(axis=-1, keepdims=True)
     share = p / total
     q = np.clip(share, loss.epsilon, 1 - loss.epsilon)

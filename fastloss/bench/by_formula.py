@@ -57,7 +57,7 @@ def _evaluated(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
     if loss.family == "allpairs":
         return _all_pairs(loss, y, p)
     if loss.family == "rowwise":
-        return _rowwise(loss, loss.row_formulas()[loss.variant()], y, p)  # type: ignore[attr-defined]
+        return _rowwise(loss, loss.formula(), y, p)  # type: ignore[attr-defined]
     formula = loss.formulas()[loss.variant()]  # type: ignore[attr-defined]
     parameters = [float(getattr(loss, name)) for name in list(inspect.signature(formula).parameters)[2:]]
     losses, gradient, _ = formula(y, p, *parameters)
@@ -87,9 +87,10 @@ def _rowwise(loss: Loss, formula: RowFormula, y: Array, x: Array) -> tuple[Array
         values["y"] = y
     else:
         values |= {"target_x": np.take_along_axis(x, y[..., None], -1), "target_weight": 1.0}
+    values = reference.linked(formula, values)
     first = None
     if formula.first:
-        of = call_by_name(formula.first_of, values) if formula.first_of else x
+        of = call_by_name(formula.first_of, values) if formula.first_of else values["x"]
         first = values[formula.first] = (np.max if formula.first == "peak" else np.sum)(of, -1, keepdims=True)
     terms = formula.statistics_of(values) if formula.statistics else {}
     values["kept"] = terms.get("kept")
@@ -99,9 +100,10 @@ def _rowwise(loss: Loss, formula: RowFormula, y: Array, x: Array) -> tuple[Array
         terms = formula.again_of(values, first, numbers)
         numbers += tuple(_row_sum(terms[name], x) for name in formula.sums_again)
     losses, *coefficients = formula.finish_of(values, first, numbers)
-    gradient, *_ = formula.rule_of(formula.element, values, first, tuple(coefficients))
+    gradient, _ = formula.rule_of(formula.element, values, first, tuple(coefficients), values["slopes of x"])
     if formula.target_element is not None:
-        own, *_ = formula.rule_of(formula.target_element, values, first, tuple(coefficients))
+        slopes = values["slopes of target_x"]
+        own, _ = formula.rule_of(formula.target_element, values, first, tuple(coefficients), slopes)
         gradient = np.array(np.broadcast_to(gradient, x.shape))
         np.put_along_axis(gradient, y[..., None], own, -1)
     return np.broadcast_to(losses, (len(x), 1))[:, 0], gradient

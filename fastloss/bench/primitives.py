@@ -101,7 +101,7 @@ def _results(loss: Any, graph: Graph) -> Iterator[Any]:
         parameters = (float(getattr(loss, name)) if written else operand(name) for name in names)
         yield from formula(operand("y"), operand("p"), *parameters)[:2]
         return
-    formula = loss.row_formulas()[loss.variant()]
+    formula = loss.formula()
     for piece in _element_pieces(formula):
         results = piece(*(operand(name) for name in argument_names(piece)))
         results = results if isinstance(results, tuple) else (results,)

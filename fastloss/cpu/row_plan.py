@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..formula.rows import PIECES
 from . import rowwise, rowwise_few
 from .cache import compiled, fingerprint
 from .lanes import lanes_at_once
@@ -25,8 +24,8 @@ TRANSPOSING = 0.8
 
 @cache
 def _entry(build: RowBuild, few_classes: bool) -> Callable[..., float]:
-    pieces = [(name, fingerprint(piece)) for name in PIECES if (piece := getattr(build.formula, name)) is not None]
-    key = repr((build.formula.first, build.formula.wide, pieces, *build[1:]))
+    formula = [fingerprint(part) if callable(part) else part for part in build.formula]
+    key = repr((formula, *build[1:]))
     source = rowwise_few.kernel(build) if few_classes else rowwise.kernel(build)
     return compiled(source, rowwise.ARGUMENTS, key)
 
@@ -43,7 +42,7 @@ class RowPlan:
         self.block = rowwise_few.rows_at_once(build.computing.name)
         self.ones = np.ones(1, self.computing)
         formula = build.formula
-        by_element = (formula.first_of, formula.statistics, formula.again, formula.element)
+        by_element = (formula.link, formula.first_of, formula.statistics, formula.again, formula.element)
         work = sum(nanoseconds(piece) for piece in by_element if piece)
         self.work = (work + TRANSPOSING * few_classes) * (2 if build.computing.name == "float64" else 1)
         self._scaled: dict[tuple[float, float], Any] = {}

@@ -42,6 +42,8 @@ from .vector_math import where
 
 #: Vectors summed in the computing type before their sum moves on to float64: at most 7 roundings more per term.
 GROUP = 8
+#: Lanes that a link is computed in for one prediction.
+LINKED = 4
 
 
 class RowBuild(NamedTuple):
@@ -115,11 +117,30 @@ class RowSteps:
         """What formulas may ask for about one vector of elements, loaded only when asked for."""
         return {
             **named,
-            "x": lambda: x.load(self.element, self.lanes, left),
+            "raw": lambda: x.load(self.element, self.lanes, left),
+            "x": lambda: self._linked(x.load(self.element, self.lanes, left), named)[0],
             "y": lambda: y.load(self.element, self.lanes, left),
             "kept": lambda: kept.load(self.element, self.lanes),
             "class_weight": lambda: self._class_weight(class_weight, self.lanes, left),
         }
+
+    def _linked(self, x: Lanes, named: dict[str, Any]) -> tuple[Lanes, ...]:
+        """What formulas see of predictions and, where there is a link, its derivatives there."""
+        return tuple(as_lanes(result, x, x.count) for result in self.formula.linked(x, named))
+
+    def linked(self, parameters: tuple[Lanes, ...], x: Lanes) -> tuple[Lanes, ...]:
+        """The same of one prediction, a scalar.
+
+        Through lanes: the library's functions for scalars give other bits, and a peak must equal its element's.
+        """
+        if self.formula.link is None:
+            return (x,)
+        lanes = self._linked(x.broadcast(LINKED), self.named(parameters, self.element))
+        return tuple(result.lane(0) for result in lanes)
+
+    def _slopes(self, raw: Callable[[], Lanes], named: dict[str, Any]) -> tuple[Lanes, ...]:
+        """The link's derivatives at some predictions, if there is one."""
+        return self._linked(raw(), named)[1:] if self.formula.link else ()
 
     def _class_weight(self, pointer: Pointer, count: int, left: Lanes | None = None) -> Lanes:
         if self.build.class_weighted:
@@ -186,20 +207,21 @@ class RowSteps:
     def first_operand(self, values: dict[str, Any], anchor: Pointer) -> Lanes:
         """What the first pass takes of one vector of elements."""
         if self.formula.first_of is None:
-            loaded: Lanes = values["x"]()
+            loaded: Lanes = values["raw"]()
             return loaded
         zero = Lanes(anchor.builder, ir.Constant(self.element, 0.0))
         return as_lanes(call_by_name(self.formula.first_of, values), zero, self.lanes)
 
-    def first_end(self, running: Lanes) -> Lanes:
-        """The first pass's result as a scalar."""
+    def first_end(self, parameters: tuple[Lanes, ...], running: Lanes) -> Lanes:
+        """The first pass's result as a scalar, as formulas see it."""
         if self.formula.first != "peak":
             return whole_sum(running)
         while running.count > 1:
             half = running.count // 2
             low, high = running.part(0, half), running.part(half, half)
             running = where(high > low, high, low)
-        return running.lane(0)
+        first: Lanes = running.lane(0)
+        return first if self.formula.first_of else self.linked(parameters, first)[0]
 
     def fetch_ahead(self, x: Pointer, g: Pointer) -> None:
         """Fetch one vector of the next row and of where this row's gradient goes: 1.6 x at 1,000 classes.
@@ -311,15 +333,17 @@ class RowSteps:
         self,
         target_weight: Lanes,
         first: Lanes,
-        target_x: Lanes,
+        target: tuple[Lanes, ...],
         finished: tuple[Lanes, ...],
         parameters: tuple[Lanes, ...],
         scale: Lanes,
     ) -> tuple[Lanes, Lanes]:
-        """The true class's gradient and Hessian, scaled, in the computing type."""
-        values = self.named(parameters, FLOAT64) | self.target_values(target_x, target_weight, FLOAT64)
-        assert self.formula.target_element is not None
-        results = self.formula.rule_of(self.formula.target_element, values, first.convert(FLOAT64), finished[1:])
+        """The true class's gradient and Hessian, scaled, in the computing type; ``target`` is what `linked` gives."""
+        values = self.named(parameters, FLOAT64) | self.target_values(target[0], target_weight, FLOAT64)
+        slopes = tuple(slope.convert(FLOAT64) for slope in target[1:])
+        rule = self.formula.target_element
+        assert rule is not None
+        results = self.formula.rule_of(rule, values, first.convert(FLOAT64), finished[1:], slopes)
         grad, hess = ((as_lanes(result, scale, 0) * scale).convert(self.element) for result in results)
         return grad, hess
 
@@ -355,7 +379,8 @@ class RowSteps:
             named = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
             values = self._element_values(x, y, kept, class_weight, named, end)
             coefficients = tuple(value.convert(self.element) for value in finished[1:])
-            rule = self.formula.rule_of(self.formula.element, values, first.convert(self.element), coefficients)
+            slopes = self._slopes(values["raw"], named)
+            rule = self.formula.rule_of(self.formula.element, values, first.convert(self.element), coefficients, slopes)
             factor = scale.convert(self.element)
             results = tuple(as_lanes(result, factor, self.lanes) * factor for result in rule)
             if target:
@@ -417,6 +442,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     zeros, one_zero = emit(store_zeros(computing.memory, lanes)), emit(store_zeros(computing.memory, 0))
     parameters_of, no_sums, widen = (emit(f) for f in (steps.parameters, steps.no_sums, steps.widen))
     first_start, first_end, finish = (emit(f) for f in (steps.first_start, steps.first_end, steps.finish))
+    linked, seen = emit(steps.linked), emit(lambda prediction: prediction[0])
     first_step, first_tail = (emit(steps.first_step(tail=tail)) for tail in (False, True))
     element_step = emit(steps.element_step(target=False, tail=False))
     element_tail = emit(steps.element_step(target=indexed, tail=True))
@@ -490,7 +516,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     if want_losses:
                         put(move(v, row), 0.0)
                     continue
-                target_x = scalar(move(x_row, label)) if indexed else scalar(p)
+                target = linked(constants, scalar(move(x_row, label)) if indexed else scalar(p))
+                target_x = seen(target)
                 target_weight = scalar(move(cw, label)) if class_weighted else scalar(cw)
                 first = 0.0
                 if has_first:
@@ -506,7 +533,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                             move(x_row, full), move(y_row, full), move(cw, full), target_x, target_weight, constants,
                             running, left,
                         )  # fmt: skip
-                    first = first_end(running)
+                    first = first_end(constants, running)
                 x_next = x_row
                 if begins_next:
                     row_ahead = row + 1
@@ -570,7 +597,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                 if want_grad or want_hess:
                     row_scale = scale * weight
                     if indexed:
-                        own = true_class(target_weight, first, target_x, finished, constants, row_scale)
+                        own = true_class(target_weight, first, target, finished, constants, row_scale)
                     else:
                         own = no_class(p)
                     for j in range(0, full, lanes):

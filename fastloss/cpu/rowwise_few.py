@@ -106,6 +106,10 @@ class BlockSteps(RowSteps):
         loaded = self.first_operand(self._element_values(x, y, x, class_weight, named), x)
         return where(loaded > running, loaded, running) if self.formula.first == "peak" else running + loaded
 
+    def block_first_end(self, parameters: tuple[Lanes, ...], running: Lanes) -> Lanes:
+        """The first pass's result, as formulas see it."""
+        return self.formula.linked_first(running, self.named(parameters, self.element))
+
     def block_start(self, anchor: Pointer) -> Lanes:
         """Where the first pass starts from."""
         number = float("-inf") if self.formula.first == "peak" else 0.0
@@ -180,11 +184,17 @@ class BlockSteps(RowSteps):
         """Replace one class of the block by its gradient (in x) and Hessian (in kept)."""
         named = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
         values = self._element_values(x, y, kept, class_weight, named)
-        results = self.formula.rule_of(self.formula.element, values, first, finished[1:])
+        slopes = self._slopes(values["raw"], named)
+        results = self.formula.rule_of(self.formula.element, values, first, finished[1:], slopes)
         self._write_block(results, x, kept, weights, scale)
+
+    def link_targets(self, parameters: tuple[Lanes, ...], raw: Pointer, target_x: Pointer) -> None:
+        """Put what formulas see of the true classes' predictions in their place."""
+        target_x.store(self._linked(raw.load(self.element, self.lanes), self.named(parameters, self.element))[0])
 
     def block_target(
         self,
+        raw: Pointer,
         target_x: Pointer,
         target_weight: Pointer,
         g: Pointer,
@@ -197,8 +207,10 @@ class BlockSteps(RowSteps):
     ) -> None:
         """The true classes' gradients and Hessians, one a row."""
         values = self.named(parameters, self.element) | self.target_values(target_x, target_weight, self.element)
-        assert self.formula.target_element is not None
-        results = self.formula.rule_of(self.formula.target_element, values, first, finished[1:])
+        rule = self.formula.target_element
+        assert rule is not None
+        slopes = self._slopes(lambda: raw.load(self.element, self.lanes), values)
+        results = self.formula.rule_of(rule, values, first, finished[1:], slopes)
         self._write_block(results, g, h, weights, scale)
 
     def _write_block(self, results: Any, g: Pointer, h: Pointer, weights: Pointer, scale: Lanes) -> None:
@@ -246,11 +258,13 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         emit(steps.block_in),
         emit(steps.block_out),
     )
-    parameters_of, block_start, block_first = (
+    parameters_of, block_start, block_first, block_first_end = (
         emit(steps.parameters),
         emit(steps.block_start),
         emit(steps.block_first),
+        emit(steps.block_first_end),
     )
+    has_link, link_targets = formula.link is not None, emit(steps.link_targets)
     no_sums, no_totals, widen = emit(steps.no_sums), emit(steps.no_totals), emit(steps.block_widen)
     no_totals_again, halfway = emit(steps.no_totals_again), emit(steps.block_halfway)
     finish, element_step, target_step = (
@@ -274,6 +288,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         y_rows, p_rows = rows_true(), rows_pred()
         g_rows, h_rows = p_rows, rows_pred()  # predictions have been read when gradients are written
         target_x, target_weight, row_weights = lanes_buffer(), lanes_buffer(), lanes_buffer()
+        target_raw = lanes_buffer() if has_link else target_x
         g_target, h_target, values = lanes_buffer(), lanes_buffer(), lanes_buffer()
         constants = parameters_of(pointer_doubles(parameters))
         w, v = pointer_computing(weights), pointer_computing(losses)
@@ -313,7 +328,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                         block_in_pred(p_from, classes, x_block, tile_row, column)
                         if not indexed:
                             block_in_true(y_from, classes, y_block, tile_row, column)
-                zeros(target_x), zeros(target_weight)
+                zeros(target_raw), zeros(target_weight)
                 for k in range(lanes):
                     weight = -1.0
                     if k < count:
@@ -326,9 +341,11 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                                 weight = -1.0
                                 bad = True
                             else:
-                                copy(target_x, k, x_block, label * lanes + k)
+                                copy(target_raw, k, x_block, label * lanes + k)
                                 copy(target_weight, k, cw, label if class_weighted else 0)
                     put(move(row_weights, k), weight)
+                if has_link:
+                    link_targets(constants, target_raw, target_x)
                 first = block_start(p)
                 if has_first:
                     for j in range(classes):
@@ -336,6 +353,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                         first = block_first(
                             move(x_block, at), move(y_block, at), move(cw, j), target_x, target_weight, constants, first
                         )
+                    first = block_first_end(constants, first)
                 totals = no_totals(p)
                 if has_statistics:
                     for start in range(0, classes, GROUP):
@@ -375,8 +393,9 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                         )  # fmt: skip
                     if indexed:
                         target_step(
-                            target_x, target_weight, g_target, h_target, first, finished, constants, row_weights, scale
-                        )
+                            target_raw, target_x, target_weight, g_target, h_target, first, finished, constants,
+                            row_weights, scale,
+                        )  # fmt: skip
                         for k in range(count):
                             label = integer(move(y, row + k))
                             if label >= 0 and label < classes:

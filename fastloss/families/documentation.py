@@ -43,7 +43,9 @@ def _parameter_lines(loss: type[Loss]) -> str:
     lines = []
     for field in dataclasses.fields(loss):
         rule: Rule = field.metadata["rule"]
-        lines.append(f"{field.name} : {rule.words}, default {field.default!r}\n    {_sentence(field.metadata['doc'])}")
+        needed = f" Only with {flag}=True." if (flag := field.metadata.get("needs")) else ""
+        lines.append(f"{field.name} : {rule.words}, default {field.default!r}")
+        lines.append(f"    {_sentence(field.metadata['doc'])}{needed}")
     return "\n".join(lines)
 
 

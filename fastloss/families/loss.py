@@ -13,7 +13,7 @@ import numpy as np
 from ..dispatch import GRAD, HESS, VALUE
 from ..messages import rejected
 from ..validate import Array, as_array, output
-from .parameters import choice, converted
+from .parameters import choice, converted, require_needs
 
 #: Every concrete loss by name, in the order of definition.
 _REGISTRY: dict[str, type[Loss]] = {}
@@ -161,6 +161,7 @@ class Loss:
         """Check every parameter against its rule."""
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, converted(self.name, field, getattr(self, field.name)))
+        require_needs(self)
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:

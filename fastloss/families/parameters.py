@@ -33,6 +33,19 @@ def _real(accepts: Callable[[float], bool]) -> Callable[[Any], float]:
     return convert
 
 
+def needing(flag: str, parameter: Any) -> Any:
+    """A parameter that differs from its default only where a flag of the loss is True."""
+    return dataclasses.field(default=parameter.default, metadata={**parameter.metadata, "needs": flag})
+
+
+def require_needs(loss: Any) -> None:
+    """Raise ValueError if a parameter was given without the flag that it needs."""
+    for field in dataclasses.fields(loss):
+        flag, value = field.metadata.get("needs"), getattr(loss, field.name)
+        if flag is not None and value != field.default and not getattr(loss, flag):
+            raise ValueError(rejected(loss.name, field.name, f"be {field.default!r} without {flag}=True", value))
+
+
 def real(default: float, doc: str) -> Any:
     """Any finite number."""
     return _parameter(default, Rule("a finite number", _real(math.isfinite)), doc)
@@ -72,6 +85,12 @@ def quantiles(default: float, doc: str) -> Any:
         return several
 
     return _parameter(default, Rule("in (0, 1), or a sequence of such numbers", convert), doc)
+
+
+def optional_positive(doc: str) -> Any:
+    """A finite number above 0, or None."""
+    convert = _real(lambda x: 0 < x < math.inf)
+    return _parameter(None, Rule("> 0 or None", lambda x: None if x is None else convert(x)), doc)
 
 
 def clip_margin(default: float, doc: str) -> Any:

@@ -177,7 +177,11 @@ class RowsLoss(Loss, abstract=True):
 
     def formula(self) -> RowFormula:
         """The formula that this configuration uses."""
-        return self.row_formulas()[self.variant()]
+        return self.row_formulas()[self.variant()]._replace(**self.around())
+
+    def around(self) -> dict[str, Any]:
+        """What this configuration puts around its formula, whichever it is: a link, a penalty (see `RowFormula`)."""
+        return {}
 
     def _computing(self, p: Any) -> str:
         """Precision of the arithmetic, of weights and of losses."""

@@ -11,6 +11,11 @@ A row of classes is reduced in up to three steps, whatever the loss:
 4. ``element``: gradient and Hessian of one element; ``target_element`` that of the true class, where the target is a
    class number.
 
+A ``link`` stands before all of them: they see what it makes of each prediction, and their gradient and Hessian go
+through the chain rule to the predictions themselves. As it never falls, the peak of what it gives is what it gives for
+the peak. A ``penalty`` comes after them: it gives what is added to the row's loss whatever that is, and coefficients;
+``penalty_element`` and ``penalty_target`` what is added to gradients and Hessians.
+
 Each piece names what it wants as arguments: results of earlier pieces, the loss's parameters, and what `PROVIDED`
 lists.
 """
@@ -23,7 +28,10 @@ from typing import Any, NamedTuple
 from .wiring import argument_names, call_by_name, result_names
 
 #: The pieces that are functions, in the order in which a row meets them.
-PIECES = ("first_of", "statistics", "halfway", "again", "finish", "element", "target_element")
+PIECES = (
+    *("link", "first_of", "statistics", "halfway", "again", "finish", "penalty"),
+    *("element", "penalty_element", "target_element", "penalty_target"),
+)
 #: What every sweep provides by name.
 PROVIDED = {
     "x": "the element's prediction",
@@ -48,6 +56,11 @@ class RowFormula(NamedTuple):
     first_of: Callable[..., Any] | None = None  # what `first` is the largest or the sum of, in place of x
     halfway: Callable[..., Any] | None = None  # numbers of the row, between the rounds of statistics
     again: Callable[..., Any] | None = None  # the second round
+    link: Callable[..., Any] | None = None  # what stands for x; its value, and first and second derivative by x
+    penalty: Callable[..., Any] | None = None  # what is added to the row's loss, from its coefficients
+    penalty_element: Callable[..., Any] | None = None  # what that adds to gradient and Hessian
+    penalty_target: Callable[..., Any] | None = None  # the same for the true class
+    by_target: bool = False  # the element rule differentiates by y, which no link and no penalty touches
 
     @property
     def keeps(self) -> bool:
@@ -71,8 +84,8 @@ class RowFormula(NamedTuple):
 
     @property
     def coefficients(self) -> tuple[str, ...]:
-        """Names of what `finish` gives besides the row's value."""
-        return result_names(self.finish)[1:]
+        """Names of what `finish` and the penalty give besides the row's value."""
+        return (*result_names(self.finish)[1:], *(result_names(self.penalty)[1:] if self.penalty else ()))
 
     @property
     def pieces(self) -> tuple[Callable[..., Any], ...]:
@@ -96,6 +109,14 @@ class RowFormula(NamedTuple):
 
     # -- the pieces, their wires filled from dictionaries of lanes --------------------------------------------------
 
+    def linked(self, x: Any, values: dict[str, Any]) -> tuple[Any, ...]:
+        """What the pieces see of a prediction; where there is a link, also its first and second derivative."""
+        return (x,) if self.link is None else _results(self.link, {**values, "x": x})
+
+    def linked_first(self, first: Any, values: dict[str, Any]) -> Any:
+        """What the pieces see of the first pass's result: a prediction, unless ``first_of`` has chosen otherwise."""
+        return first if self.first_of else self.linked(first, values)[0]
+
     def statistics_of(self, values: dict[str, Any]) -> dict[str, Any]:
         """Terms of the sums, and ``kept``, of some elements."""
         assert self.statistics is not None
@@ -112,7 +133,13 @@ class RowFormula(NamedTuple):
 
     def finish_of(self, values: dict[str, Any], first: Any, numbers: tuple[Any, ...]) -> tuple[Any, ...]:
         """A row's value and coefficients."""
-        return _results(self.finish, self._known(values, first, numbers))
+        values = self._known(values, first, numbers)
+        value, *coefficients = _results(self.finish, values)
+        if self.penalty:
+            values |= dict(zip(self.coefficients, coefficients, strict=False))
+            cost, *more = _results(self.penalty, values)
+            value, coefficients = value + cost, coefficients + more
+        return (value, *coefficients)
 
     def _known(self, values: dict[str, Any], first: Any, numbers: tuple[Any, ...]) -> dict[str, Any]:
         """Values with what ``first`` found and as many of the row's numbers as are known yet."""
@@ -120,13 +147,26 @@ class RowFormula(NamedTuple):
         return {**values, **dict(zip(self.numbers, numbers, strict=False)), **found}
 
     def rule_of(
-        self, rule: Callable[..., Any], values: dict[str, Any], first: Any, coefficients: tuple[Any, ...]
-    ) -> Any:
-        """Gradient and Hessian by one of the two element rules."""
+        self,
+        rule: Callable[..., Any],
+        values: dict[str, Any],
+        first: Any,
+        coefficients: tuple[Any, ...],
+        slopes: tuple[Any, ...] = (),
+    ) -> tuple[Any, Any]:
+        """Gradient and Hessian by one of the two element rules; ``slopes`` are the link's derivatives there."""
         values = {**values, **dict(zip(self.coefficients, coefficients, strict=False))}
         if self.first:
             values[self.first] = first
-        return call_by_name(rule, values)
+        grad, hess = call_by_name(rule, values)
+        penalty = self.penalty_element if rule is self.element else self.penalty_target
+        if penalty and not self.by_target:
+            more_grad, more_hess = call_by_name(penalty, values)
+            grad, hess = grad + more_grad, hess + more_hess
+        if slopes and not self.by_target:
+            slope, curvature = slopes
+            grad, hess = grad * slope, hess * slope * slope + grad * curvature
+        return grad, hess
 
 
 def _results(piece: Callable[..., Any], values: dict[str, Any]) -> tuple[Any, ...]:

@@ -7,7 +7,9 @@ from a subtraction that cancels.
 
 from __future__ import annotations
 
-from .ops import Operand, exp_nonpositive, where
+from typing import Any
+
+from .ops import Operand, exp_nonpositive, log1p, tanh, where
 
 
 def exponential(x: Operand, peak: Operand) -> Operand:
@@ -53,3 +55,53 @@ def slopes_by_goal(
     at_peak_grad = (other_goals + (peak_goals - goal)) - goal * rest
     grad = where(kept == 1.0, at_peak_grad, mass * kept - goal * total) * share
     return grad, mass * kept * share * (missing(kept, rest, total) * share)
+
+
+# -- links: what logits go through first -----------------------------------------------------------------------------
+#
+# What they give ends with a division, which no compiler contracts with what follows: a peak must equal its element's
+# to the bit.
+
+
+def heated(x: Operand, temperature: Operand) -> Any:
+    """Logits over a temperature."""
+    linked = x / temperature
+    slope = 1.0 / temperature
+    curvature = 0.0
+    return linked, slope, curvature
+
+
+def capped(x: Operand, softcap: Operand, temperature: Operand) -> Any:
+    """``softcap tanh(x / softcap)`` over a temperature."""
+    part = x / softcap
+    bent = tanh(part)
+    linked = softcap * bent / temperature
+    # 1 - bent^2, which would cancel, by the exponential that tanh is made of.
+    tail = exp_nonpositive(-2.0 * abs(part))
+    slope = 4.0 * tail / ((1.0 + tail) * (1.0 + tail)) / temperature
+    curvature = -2.0 * bent * slope / softcap
+    return linked, slope, curvature
+
+
+# -- a penalty: z_loss log_sum_exp^2 ---------------------------------------------------------------------------------
+
+
+def squared_log_sum(peak: Operand, rest: Operand, total: Operand, z_loss: Operand) -> Any:
+    """Its value, its slope by log_sum_exp over ``total``, and what bends it."""
+    log_sum_exp = peak + log1p(rest)
+    cost = z_loss * log_sum_exp * log_sum_exp
+    pull = 2.0 * z_loss * log_sum_exp / total
+    bend = 2.0 * z_loss / (total * total)
+    return cost, pull, bend
+
+
+def squared_log_sum_element(kept: Operand, rest: Operand, total: Operand, pull: Operand, bend: Operand) -> Any:
+    """Its gradient and Hessian."""
+    return pull * kept, kept * (pull * (missing(kept, rest, total) / total) + bend * kept)
+
+
+def squared_log_sum_target(
+    target_x: Operand, peak: Operand, rest: Operand, total: Operand, pull: Operand, bend: Operand
+) -> Any:
+    """The same for the true class."""
+    return squared_log_sum_element(exponential(target_x, peak), rest, total, pull, bend)

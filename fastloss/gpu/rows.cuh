@@ -1,7 +1,8 @@
 // What the rowwise sweeps share: a row's head (weight, label), its packs, and its loss.
 //
 // The loss's own text comes before this one: `struct Row` with its parameters, coefficients and what `first` found,
-// and `row_first`, `row_statistics`, `row_halfway`, `row_again`, `row_finish`, `row_element`, `row_target` on it.
+// and `row_seen` (what formulas see of a prediction), `row_take_target`, `row_first`, `row_statistics`, `row_halfway`,
+// `row_again`, `row_finish`, `row_element`, `row_target` on it.
 //
 //   TRUE, PRED   storage types of y_true (class numbers if INDEXED) and y_pred     T      type of the arithmetic
 //   VECTOR       elements of a pack                                                BLOCK  threads of a block
@@ -84,7 +85,7 @@ __device__ __forceinline__ Row row_of(const Arrays& arrays, const Sizes& sizes, 
     Row result = every;
     if constexpr (INDEXED) {
         const bool known = head.counts && !head.bad && sizes.classes > 0;
-        result.target_x = known ? loaded<T>(arrays.y_pred[row * sizes.classes + head.label]) : T(0);
+        row_take_target(result, known ? loaded<T>(arrays.y_pred[row * sizes.classes + head.label]) : T(0));
         result.target_weight = known ? class_weight_of(arrays, int(head.label)) : T(1);
     }
     return result;

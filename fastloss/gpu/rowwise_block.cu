@@ -97,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) fastloss_rowwise_block(RO
                     const Pack<TRUE, VECTOR> y = load_targets<FIRST_OF>(arrays, sizes, row, column);
                     first = add_first(arrays, here, first, x, y, column, classes);
                 });
-                here.first = block_first(first);
+                here.first = row_seen(here, block_first(first));
             }
             T sums[SUMS] = {};
             if constexpr (HAS_STATISTICS) {

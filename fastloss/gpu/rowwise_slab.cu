@@ -60,7 +60,7 @@ __device__ __forceinline__ T compute_row(
         return head.bad ? not_a_number<T>() : T(0);
     }
     if constexpr (INDEXED) {
-        row.target_x = xs[head.label];
+        row_take_target(row, xs[head.label]);
         row.target_weight = class_weight_of(arrays, int(head.label));
     }
     if constexpr (FIRST != NOTHING) {
@@ -70,7 +70,7 @@ __device__ __forceinline__ T compute_row(
             const T class_weight = FIRST_OF ? class_weight_of(arrays, column) : T(1);
             first = first_of(first, row_first(row, xs[column], y, class_weight));
         }
-        row.first = first;
+        row.first = row_seen(row, first);
     }
     T sums[SUMS] = {};
     if constexpr (HAS_STATISTICS) {

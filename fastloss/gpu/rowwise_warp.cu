@@ -65,7 +65,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) fastloss_rowwise_warp(ROW
                         arrays, here, first, held.packs[n], load_targets<FIRST_OF>(arrays, sizes, row, column), column,
                         classes);
             }
-            here.first = FIRST == PEAK ? warp_max<LANES>(first) : warp_sum<LANES>(first);
+            here.first = row_seen(here, FIRST == PEAK ? warp_max<LANES>(first) : warp_sum<LANES>(first));
         }
         T sums[SUMS] = {};
         if constexpr (HAS_STATISTICS) {

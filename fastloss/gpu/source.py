@@ -246,7 +246,8 @@ def row_text(formula: RowFormula) -> str:
     """``struct Row`` and the functions on it that ``rows.cuh`` calls."""
     pieces = {name: piece for name in PIECES if (piece := getattr(formula, name)) is not None}
     texts = [f"namespace piece_{name} {{\n{cuda_text(piece)}}}" for name, piece in pieces.items()]
-    functions = [_first(formula), _statistics(formula), _again(formula), _finish(formula), *_rules(formula)]
+    functions = [*_link(formula), _first(formula), _statistics(formula), _again(formula), _finish(formula)]
+    functions += _rules(formula)
     return "\n".join([_row_struct(formula), *texts, *functions])
 
 
@@ -254,6 +255,7 @@ def _row_struct(formula: RowFormula) -> str:
     own = [f"own_{name}" for name in formula.parameters] + [f"found_{name}" for name in formula.coefficients]
     fields = ["first", "classes", "class_weight_sum", "target_x", "target_weight", *own]
     fields += [f"known_{name}" for name in _halfway_names(formula)]
+    fields += ["target_slope", "target_curvature"] if formula.link else []
     first = {"peak": "PEAK", "total": "TOTAL", None: "NOTHING"}[formula.first]
     return "\n".join(
         [
@@ -290,12 +292,34 @@ def _halfway_names(formula: RowFormula) -> tuple[str, ...]:
     return formula.numbers[: len(formula.numbers) - len(formula.sums_again)] if formula.again else ()
 
 
-def _call(name: str, piece: Callable[..., Any], wires: dict[str, str]) -> list[str]:
-    """Lines that call a piece, its results going to an array of that name."""
+def _call(name: str, piece: Callable[..., Any], wires: dict[str, str], to: str = "results") -> list[str]:
+    """Lines that call a piece, its results going to an array."""
     arguments = "".join(f"{wires[argument]}, " for argument in argument_names(piece))
     return [
-        f"    T results[{check(piece).outputs}];",
-        f"    piece_{name}::{cuda_name(piece)}<T>({arguments}results);",
+        f"    T {to}[{check(piece).outputs}];",
+        f"    piece_{name}::{cuda_name(piece)}<T>({arguments}{to});",
+    ]
+
+
+def _by_element(name: str, formula: RowFormula, wires: dict[str, str]) -> list[str]:
+    """Lines that call a piece on an element, behind the link."""
+    piece = getattr(formula, name)
+    if formula.link is None:
+        return _call(name, piece, wires)
+    return [*_call("link", formula.link, wires, "link"), *_call(name, piece, wires | {"x": "link[0]"})]
+
+
+def _link(formula: RowFormula) -> list[str]:
+    """What formulas see of the first pass's result, and of the true class's prediction."""
+    wires, taken = _wires(formula), ["    row.target_x = x;"]
+    seen = ["    return x;"]
+    if formula.link is not None:
+        link = _call("link", formula.link, wires, "link")
+        seen = seen if formula.first_of else [*link, "    return link[0];"]
+        taken = [*link, *(f"    row.target_{part} = link[{i}];" for i, part in enumerate(("x", "slope", "curvature")))]
+    return [
+        "\n".join(["__device__ __forceinline__ T row_seen(const Row& row, T x) {", *seen, "}"]),
+        "\n".join(["__device__ __forceinline__ void row_take_target(Row& row, T x) {", *taken, "}"]),
     ]
 
 
@@ -306,7 +330,7 @@ def _statistics(formula: RowFormula) -> str:
         lines += ["    terms[0] = kept = T(0);"]
     else:
         names = result_names(formula.statistics)
-        lines += _call("statistics", formula.statistics, _wires(formula))
+        lines += _by_element("statistics", formula, _wires(formula))
         lines += [f"    terms[{i}] = results[{names.index(name)}];" for i, name in enumerate(formula.sums)]
         kept = f"results[{names.index('kept')}]" if formula.keeps else "T(0)"
         lines += [f"    kept = {kept};"]
@@ -317,7 +341,7 @@ def _first(formula: RowFormula) -> str:
     lines = ["__device__ __forceinline__ T row_first(const Row& row, T x, T y, T class_weight) {"]
     if formula.first_of is None:
         return "\n".join([*lines, "    return x;", "}"])
-    return "\n".join([*lines, *_call("first_of", formula.first_of, _wires(formula)), "    return results[0];", "}"])
+    return "\n".join([*lines, *_by_element("first_of", formula, _wires(formula)), "    return results[0];", "}"])
 
 
 def _again(formula: RowFormula) -> str:
@@ -332,7 +356,7 @@ def _again(formula: RowFormula) -> str:
     head = "__device__ __forceinline__ void row_again"
     lines += ["}", f"{head}(const Row& row, T x, T y, T class_weight, T kept, T* terms) {{"]
     if formula.again is not None:
-        lines += _call("again", formula.again, _wires(formula) | {name: f"row.known_{name}" for name in known})
+        lines += _by_element("again", formula, _wires(formula) | {name: f"row.known_{name}" for name in known})
         lines += [f"    terms[{i}] = results[{i}];" for i in range(len(formula.sums_again))]
     return "\n".join([*lines, "}"])
 
@@ -341,11 +365,19 @@ def _finish(formula: RowFormula) -> str:
     known = {name: f"row.known_{name}" for name in _halfway_names(formula)}
     summed = formula.sums_again if formula.again else formula.sums
     wires = _wires(formula) | known | {name: f"sums[{i}]" for i, name in enumerate(summed)}
+    names, penalty = result_names(formula.finish), []
+    if formula.penalty is not None:
+        penalty = _call("penalty", formula.penalty, wires | {name: f"row.found_{name}" for name in names}, "penalty")
+        penalty += [
+            f"    row.found_{name} = penalty[{i}];" for i, name in enumerate(result_names(formula.penalty)) if i
+        ]
+        penalty += ["    results[0] += penalty[0];"]
     return "\n".join(
         [
             "__device__ __forceinline__ T row_finish(Row& row, const T* sums) {",
             *_call("finish", formula.finish, wires),
-            *(f"    row.found_{name} = results[{i + 1}];" for i, name in enumerate(formula.coefficients)),
+            *(f"    row.found_{name} = results[{i}];" for i, name in enumerate(names) if i),
+            *penalty,
             "    return results[0];",
             "}",
         ]
@@ -354,13 +386,34 @@ def _finish(formula: RowFormula) -> str:
 
 def _rules(formula: RowFormula) -> list[str]:
     wires = _wires(formula) | {name: f"row.found_{name}" for name in formula.coefficients}
-    results = ["    gradient = results[0];", "    hessian = results[1];", "}"]
     element = "void row_element(const Row& row, T x, T y, T class_weight, T kept, T& gradient, T& hessian) {"
     target = "void row_target(const Row& row, T& gradient, T& hessian) {"
-    lines = [f"__device__ __forceinline__ {element}", *_call("element", formula.element, wires), *results]
+    lines = [f"__device__ __forceinline__ {element}", *_by_element("element", formula, wires)]
+    lines += [*_penalty("penalty_element", formula, wires), *_results(formula, "link[1]", "link[2]")]
     lines += [f"__device__ __forceinline__ {target}"]
     if formula.target_element is not None:
-        lines += [*_call("target_element", formula.target_element, wires), *results]
+        lines += _call("target_element", formula.target_element, wires)
+        lines += _penalty("penalty_target", formula, wires)
+        lines += _results(formula, "row.target_slope", "row.target_curvature")
     else:
         lines += ["    gradient = hessian = T(0);", "}"]
     return ["\n".join(lines)]
+
+
+def _penalty(name: str, formula: RowFormula, wires: dict[str, str]) -> list[str]:
+    """Lines that add to a rule's results what the penalty does."""
+    piece = getattr(formula, name)
+    if piece is None or formula.by_target:
+        return []
+    return [*_call(name, piece, wires, "penalty"), *(f"    results[{i}] += penalty[{i}];" for i in (0, 1))]
+
+
+def _results(formula: RowFormula, slope: str, curvature: str) -> list[str]:
+    """Lines that end a rule: by the chain rule, where there is a link."""
+    if formula.link is None or formula.by_target:
+        return ["    gradient = results[0];", "    hessian = results[1];", "}"]
+    return [
+        f"    gradient = results[0] * {slope};",
+        f"    hessian = results[1] * {slope} * {slope} + results[0] * {curvature};",
+        "}",
+    ]

@@ -12,6 +12,7 @@ from fastloss.reference import evaluate
 
 SPARSE = fl.SparseCategoricalCrossentropy(from_logits=True, label_smoothing=0.1, ignore_class=1)
 DENSE = fl.CategoricalCrossentropy(from_logits=True)
+CAPPED = fl.SparseCategoricalCrossentropy(from_logits=True, softcap=3.0, temperature=2.0, z_loss=0.1)
 
 
 def elements(cupy, size=12_345, **options):
@@ -42,6 +43,18 @@ def block(cupy):
 def weighted_rows(cupy):
     rows(cupy, 101, weighted=True)
     rows(cupy, 7, 600, weighted=True)
+
+
+def capped_slab(cupy):
+    rows(cupy, 7, 300, CAPPED, scale=10.0)
+
+
+def capped_warp(cupy):
+    rows(cupy, 101, 9, CAPPED, scale=10.0)
+
+
+def capped_block(cupy):
+    rows(cupy, 1501, 5, CAPPED, scale=10.0)
 
 
 def bad_label(cupy):
@@ -85,10 +98,11 @@ def races_of_blocks(cupy):
         loss(cupy.asarray(y), cupy.asarray(p))
 
 
-def check(cupy, loss, shape, weighted=False):
+def check(cupy, loss, shape, weighted=False, scale=1.0):
     """A call in several orders, compared with the reference; predictions begin anywhere."""
     rng = np.random.default_rng(0)
-    y, p = cast(*plain(loss, shape, rng), DTYPES["float32"])
+    y, p = plain(loss, shape, rng)
+    y, p = cast(y, scale * p, DTYPES["float32"])
     options = {"sample_weight": rng.uniform(0.5, 2.0, shape[:1]), "mask": rng.random(shape[:1]) < 0.8}
     options = options if weighted else {}
     expected = evaluate(loss, y, p, **options)
@@ -223,6 +237,15 @@ BUGS = {
     ),
     "a normalizer without the mask": ("if (mask && !mask[divided(group, per_mask)]) continue;", "", elements),
     "a normalizer without the weights": ("if (weights) count *=", "if (false) count *=", elements),
+    "a link's slope that is left out": ("gradient = results[0] * link[1];", "gradient = results[0];", capped_slab),
+    "a link's slope that is left out once": ("results[1] * link[1] * link[1]", "results[1] * link[1]", capped_warp),
+    "a link's curvature that is left out": (" + results[0] * link[2];", ";", capped_block),
+    "a slab's peak beside the link": ("row.first = row_seen(row, first);", "row.first = first;", capped_slab),
+    "a warp's peak beside the link": ("row_seen(here, FIRST == PEAK", "(FIRST == PEAK", capped_warp),
+    "a block's peak beside the link": ("row_seen(here, block_first(first))", "block_first(first)", capped_block),
+    "a penalty that is left out": ("results[0] += penalty[0];", "", capped_slab),
+    "a true class beside the link": ("row.target_x = link[0];", "row.target_x = x;", capped_slab),
+    "a true class's slope that is left out": ("results[0] * row.target_slope;", "results[0];", capped_warp),
     "the true class is like any other": ("if (INDEXED && column + i == head.label) rule = target;", "", warp),
     "an ignored label counts": (
         "head.label == sizes.ignored) head.counts = false;",

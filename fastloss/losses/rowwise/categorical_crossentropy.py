@@ -3,25 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import (
-    Example,
-    Peers,
-    clip_margin,
-    flag,
-    function_of,
-    integer,
-    optional_weights,
-    unit_interval,
-)
-from ...families.rowwise import RowwiseLoss
-from ...formula.ops import log1p, product, quotient, where
+from ...families.definition import Example, Peers, function_of, integer, unit_interval, wrt
+from ...families.softmax import SoftmaxLoss
+from ...formula.ops import log1p, nothing_of, product, quotient, where
 from ...formula.probability import log_clipped, reached
 from ...formula.rows import RowFormula
 from ...formula.softmax import slopes_by_goal, softmax_sums
 
 
 @dataclass(frozen=True, kw_only=True)
-class CategoricalCrossentropy(RowwiseLoss):
+class CategoricalCrossentropy(SoftmaxLoss):
     """Cross-entropy of a distribution over classes: ``-sum_c w[c] y[c] log p[c]``, one-hot or soft y.
 
     From logits x, ``p = softmax(x)`` and the loss is exact. From probabilities, each row is first divided by its sum
@@ -29,25 +20,24 @@ class CategoricalCrossentropy(RowwiseLoss):
     ``cross_entropy``).
     """
 
-    from_logits: bool = flag(False, "whether y_pred holds logits rather than probabilities")
     label_smoothing: float = unit_interval(0.0, "s: the target becomes y (1 - s) + s / classes")
-    class_weight: tuple[float, ...] | None = optional_weights("one weight per class")
     axis: int = integer(-1, "the class axis of y_pred and y_true")
-    epsilon: float = clip_margin(1e-7, "probabilities are clipped to [epsilon, 1 - epsilon]")
+    wrt: str = wrt("what gradient and Hessian are taken with respect to; by y_true: w (1 - s) times -log p, and 0")
 
     peers: ClassVar[Peers] = Peers(
         torch=(
-            "F.cross_entropy(p, y, reduction=reduction, label_smoothing=label_smoothing, "
+            "(lambda x: F.cross_entropy(x, y, reduction=reduction, label_smoothing=label_smoothing, "
             "weight=None if class_weight is None else torch.tensor(class_weight, dtype=p.dtype)) "
-            "if from_logits else None"
+            "+ z_loss * torch.logsumexp(x, -1) ** 2)"
+            "((p if softcap is None else softcap * torch.tanh(p / softcap)) / temperature) if from_logits else None"
         ),
         keras=(
             "keras.losses.categorical_crossentropy(y, p, from_logits=from_logits, label_smoothing=label_smoothing) "
-            "if class_weight is None else None"
+            "if (class_weight, softcap, temperature, z_loss) == (None, None, 1, 0) else None"
         ),
         optax=(
             "optax.losses.softmax_cross_entropy(p, y * (1 - label_smoothing) + label_smoothing / p.shape[-1]) "
-            "if from_logits and class_weight is None else None"
+            "if from_logits and (class_weight, softcap, temperature, z_loss) == (None, None, 1, 0) else None"
         ),
         plain="-(y * torch.log((p / p.sum(-1, keepdim=True)).clamp(epsilon, 1 - epsilon))).sum(-1)",
     )
@@ -61,19 +51,47 @@ class CategoricalCrossentropy(RowwiseLoss):
             {"from_logits": True},
         ),
         Example([[1.0, 0.0]], [[0.25, 0.75]], 1.3862943611198906, [[-3.0, 1.0]], [[15.0, -1.0]]),
+        Example(
+            [[0.0, 1.0]],
+            [[0.0, 0.0]],
+            1.1736001944781467,
+            [[2.386294361119891, 0.38629436111989063]],
+            [[4.386294361119891, 4.386294361119891]],
+            {"from_logits": True, "temperature": 0.5, "z_loss": 1.0},
+        ),
+        Example(
+            [[0.25, 0.75]],
+            [[0.0, 0.0]],
+            0.6931471805599453,
+            [[0.6931471805599453, 0.6931471805599453]],
+            [[0.0, 0.0]],
+            {"from_logits": True, "wrt": "y_true"},
+        ),
+        Example(
+            [[1.0, 0.0]],
+            [[0.25, 0.75]],
+            1.3862943611198906,
+            [[1.3862943611198906, 0.2876820724517809]],
+            [[0.0, 0.0]],
+            {"wrt": "y_true"},
+        ),
     )
 
     @classmethod
     def row_formulas(cls) -> dict[str, RowFormula]:
         """Every formula of this loss by label."""
+        logits = RowFormula("peak", _statistics, _finish, _element)
+        probabilities = RowFormula("total", _probability_statistics, _probability_finish, _probability_element)
         return {
-            "logits": RowFormula("peak", _statistics, _finish, _element),
-            "probabilities": RowFormula("total", _probability_statistics, _probability_finish, _probability_element),
+            "logits": logits,
+            "logits.y_true": logits._replace(finish=_finish_by_target, element=_by_target, by_target=True),
+            "probabilities": probabilities,
+            "probabilities.y_true": probabilities._replace(element=_probability_by_target, by_target=True),
         }
 
     def variant(self) -> str:
         """Label of the formula that this configuration uses."""
-        return "logits" if self.from_logits else "probabilities"
+        return ("logits" if self.from_logits else "probabilities") + (".y_true" if self.wrt == "y_true" else "")
 
 
 def _goal(y: Any, class_weight: Any, label_smoothing: Any, classes: Any) -> Any:
@@ -121,6 +139,17 @@ def _element(
     return grad, hess
 
 
+def _finish_by_target(others: Any, peaks: Any, peak_goals: Any, other_goals: Any, distance: Any) -> Any:
+    value, rest, total, _, mass, _, _ = _finish(others, peaks, peak_goals, other_goals, distance)
+    log_total = log1p(rest)
+    nothing = nothing_of(rest * mass)  # a NaN shows, also where its class weighs nothing
+    return value, rest, total, log_total, nothing
+
+
+def _by_target(x: Any, peak: Any, log_total: Any, nothing: Any, class_weight: Any, label_smoothing: Any) -> Any:
+    return product(class_weight * (1.0 - label_smoothing), log_total + (peak - x)) + nothing, 0.0
+
+
 # -- from probabilities ----------------------------------------------------------------------------------------------
 
 
@@ -143,6 +172,13 @@ def _probability_element(
 ) -> Any:
     slope = quotient(reached(_goal(y, class_weight, label_smoothing, classes), x / total, epsilon), x)
     return level - slope, quotient(slope, x) - level / total
+
+
+def _probability_by_target(
+    x: Any, total: Any, level: Any, class_weight: Any, label_smoothing: Any, epsilon: Any
+) -> Any:
+    cost = -product(class_weight * (1.0 - label_smoothing), log_clipped(x / total, epsilon))
+    return cost + nothing_of(level), 0.0
 
 
 categorical_crossentropy = function_of(CategoricalCrossentropy)

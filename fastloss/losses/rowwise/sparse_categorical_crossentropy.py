@@ -3,18 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import (
-    Example,
-    Peers,
-    clip_margin,
-    flag,
-    function_of,
-    integer,
-    optional_integer,
-    optional_weights,
-    unit_interval,
-)
-from ...families.rowwise import RowwiseLoss
+from ...families.definition import Example, Peers, function_of, optional_integer, unit_interval
+from ...families.softmax import SoftmaxLoss
 from ...formula.ops import log1p, product, quotient, where
 from ...formula.probability import log_clipped, reached
 from ...formula.rows import RowFormula
@@ -22,7 +12,7 @@ from ...formula.softmax import exponential, missing, softmax_sums
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseCategoricalCrossentropy(RowwiseLoss):
+class SparseCategoricalCrossentropy(SoftmaxLoss):
     """Negative log-probability of the true class, given by its number: ``-w[y] log p[y]``.
 
     From logits x, ``p = softmax(x)`` and the loss is exact. From probabilities, each row is first divided by its sum
@@ -30,29 +20,27 @@ class SparseCategoricalCrossentropy(RowwiseLoss):
     torch's ``cross_entropy``).
     """
 
-    from_logits: bool = flag(False, "whether y_pred holds logits rather than probabilities")
     label_smoothing: float = unit_interval(0.0, "s: the target becomes (1 - s) onehot(y) + s / classes")
-    class_weight: tuple[float, ...] | None = optional_weights("one weight per class")
     ignore_class: int | None = optional_integer("rows with this label count for nothing")
-    axis: int = integer(-1, "the class axis of y_pred")
-    epsilon: float = clip_margin(1e-7, "probabilities are clipped to [epsilon, 1 - epsilon]")
 
     indexed: ClassVar[bool] = True
     peers: ClassVar[Peers] = Peers(
         torch=(
-            "F.cross_entropy(p, y, reduction=reduction, label_smoothing=label_smoothing, "
+            "(lambda x: F.cross_entropy(x, y, reduction=reduction, label_smoothing=label_smoothing, "
             "ignore_index=-100 if ignore_class is None else ignore_class, "
             "weight=None if class_weight is None else torch.tensor(class_weight, dtype=p.dtype)) "
-            "if from_logits else None"
+            "+ z_loss * torch.logsumexp(x, -1) ** 2)"
+            "((p if softcap is None else softcap * torch.tanh(p / softcap)) / temperature) if from_logits else None"
         ),
         keras=(
             "keras.losses.sparse_categorical_crossentropy(y, p, from_logits=from_logits, ignore_class=ignore_class) "
-            "if label_smoothing == 0 and class_weight is None else None"
+            "if (label_smoothing, class_weight, softcap, temperature, z_loss) == (0, None, None, 1, 0) else None"
         ),
         scikit_learn="HalfMultinomialLoss 1 from_logits",
         optax=(
             "optax.losses.softmax_cross_entropy_with_integer_labels(p, y) "
-            "if from_logits and label_smoothing == 0 and class_weight is None else None"
+            "if from_logits and (label_smoothing, class_weight, softcap, temperature, z_loss) == (0, None, None, 1, 0) "
+            "else None"
         ),
         plain="-torch.log((p.gather(-1, y[:, None]) / p.sum(-1, keepdim=True)).clamp(epsilon, 1 - epsilon))[:, 0]",
     )
@@ -68,6 +56,14 @@ class SparseCategoricalCrossentropy(RowwiseLoss):
             {"from_logits": True, "label_smoothing": 0.5},
         ),
         Example([0], [[0.5, 0.5]], 0.6931471805599453, [[-0.5, 0.5]], [[2.0, 0.0]], {"label_smoothing": 0.5}),
+        Example(  # log(3)^2 becomes log(3)
+            [0],
+            [[1.206948960812582, 0.0]],
+            0.2876820724517809,
+            [[-0.1875, 0.25]],
+            [[0.190803677496266, 0.1875]],
+            {"from_logits": True, "softcap": 2.1972245773362196},
+        ),
     )
 
     @classmethod
