@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import fastloss as fl  # noqa: E402
+from fastloss.bench.data import numbers_of  # noqa: E402
 from fastloss.families.loss import configurations  # noqa: E402
 from fastloss.reference import evaluate  # noqa: E402
 
@@ -257,14 +258,15 @@ def operands(case: Case, dtype: np.dtype, seed: int) -> Operands:
 
 
 def random_elements(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    true, pred = case.loss.domain()
     hard = rng.integers(0, 2, case.shape).astype(np.uint8)
-    if not hasattr(case.loss, "from_logits"):
-        return (hard if case.manner.narrow else rng.normal(0.0, 1.0, case.shape)), rng.normal(0.0, 2.0, case.shape)
-    soft = np.where(rng.random(case.shape) < 0.5, rng.uniform(0.0, 1.0, case.shape), hard)
-    logits = rng.normal(0.0, 6.0, case.shape)
-    return (hard if case.manner.narrow else soft), logits if case.loss.from_logits else rng.uniform(
-        0.02, 0.98, case.shape
-    )
+    if case.manner.narrow and true != "sign":
+        y = hard
+    elif true == "unit":
+        y = np.where(rng.random(case.shape) < 0.5, rng.uniform(0.0, 1.0, case.shape), hard)
+    else:
+        y = numbers_of(true, case.shape, rng)
+    return y, (3.0 if pred == "logit" else 1.0) * numbers_of(pred, case.shape, rng)
 
 
 def random_rows(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

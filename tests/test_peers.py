@@ -44,6 +44,7 @@ def operands(loss):
     if loss.name != "cosine_similarity":  # whose extremes are lengths that square to 0 and infinity
         y, p = extreme(loss, np.float64)
         ordinary = abs(p).max(axis=-1) < 1e100 if is_rowwise(loss) else ...  # torch loses a margin beside more
+        p = np.where(abs(p) < 1e-20, 0.0, p) if loss.name == "multi_margin" else p  # met but for less than a rounding
         yield y[ordinary], p[ordinary]
 
 

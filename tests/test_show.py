@@ -156,7 +156,7 @@ def test_a_list_of_everything_and_of_what_holds_some_words(capsys, monkeypatch):
             assert re.search(rf"\b{word}\b", everything)
     assert listing.main(["TORCH", "huber_"]) == 0
     some = capsys.readouterr().out
-    assert "  huber " in some
+    assert "  huber\n" in some
     assert "mean_squared_error" not in some
     assert listing.main(["no such thing"]) == 1
     assert capsys.readouterr().err == "list: no loss with 'no such thing'\n"

@@ -26,6 +26,8 @@ def exact(loss: Loss, y: Array, p: Array) -> tuple[float, Array]:
     if loss.family == "allpairs":
         losses, slopes = evaluate(loss, y, p.astype(np.float64))
         return float(losses.mean()), slopes / len(p)
+    if getattr(loss, "axis", -1) is None:  # all of it is one row
+        return reference.evaluate(loss, y, p)[:2]
     gradient = np.empty(p.shape)
     value = 0.0
     rows = p.size if loss.family == "elementwise" else len(p)
@@ -56,6 +58,9 @@ def _evaluated(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
         return reference.evaluate(dataclasses.replace(loss, reduction="none"), y, p)[:2]
     if loss.family == "allpairs":
         return _all_pairs(loss, y, p)
+    if getattr(loss, "axis", -1) is None:
+        losses, gradient = _evaluated(dataclasses.replace(loss, axis=-1), y.reshape(1, -1), p.reshape(1, -1))  # type: ignore[call-arg]
+        return losses, gradient.reshape(p.shape)
     if loss.family == "rowwise":
         return _rowwise(loss, loss.formula(), y, p)  # type: ignore[attr-defined]
     formula = loss.formulas()[loss.variant()]  # type: ignore[attr-defined]

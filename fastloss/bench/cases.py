@@ -152,10 +152,18 @@ def _usual(case: Case) -> bool:
     return case.loss.name in THOROUGH or bool(case.goals and not case.tiny)
 
 
+def _configurations(loss: type[Loss]) -> Iterator[tuple[str, Loss]]:
+    """Every kind of predictions; also row by row, where a loss is along all axes by default."""
+    for configuration, configured in configurations(loss):
+        yield configuration, configured
+        if getattr(configured, "axis", -1) is None:
+            yield f"{configuration}-rows", dataclasses.replace(configured, axis=-1)  # type: ignore[call-arg]
+
+
 def _cases_of(name: str) -> Iterator[Case]:
     """The cases of one loss: its family's shapes, and those with goals."""
     loss = registry()[name]
-    for configuration, configured in configurations(loss):
+    for configuration, configured in _configurations(loss):
         shapes = SHAPES.get(loss.family, ())
         keys = [(name, configuration, "float32", shape) for shape in shapes]
         keys += [key for key in WANTED if key[:2] == (name, configuration) and key not in keys]

@@ -45,12 +45,12 @@ def operands(case: Case) -> Operands:
     elif (true, pred) == ("real", "real"):
         y, p = _regression(case.loss, case.shape, random)
     else:
-        p = _numbers(pred, case.shape, random)
-        y = _numbers(true, case.shape, random)
+        p = numbers_of(pred, case.shape, random)
+        y = numbers_of(true, case.shape, random)
     return Operands(y if y.dtype.kind == "i" else y.astype(dtype), p.astype(dtype))
 
 
-def _numbers(kind: str, shape: Shape, random: np.random.Generator) -> Array:
+def numbers_of(kind: str, shape: Shape, random: np.random.Generator) -> Array:
     """Ordinary float32 numbers of a set (see `fastloss.families.loss.SETS`)."""
     if kind in ("unit", "binary"):
         return (random.random(shape, np.float32) < 0.5).astype(np.float32)
@@ -79,7 +79,7 @@ def _rows(kind: str, shape: Shape, random: np.random.Generator) -> Array:
         one_hot: Array = (np.arange(classes) == labels[:, None]).astype(np.float32)
         return labels if kind == "label" else one_hot
     if kind not in ("probability", "log_probability", "log_distribution"):
-        return _numbers(kind, shape, random)
+        return numbers_of(kind, shape, random)
     p: Array = np.exp(2.0 * random.standard_normal(shape, np.float32))
     p /= p.sum(axis=-1, keepdims=True)
     return p if kind == "probability" else np.log(p)

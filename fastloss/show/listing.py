@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from ..families.documentation import catalogue_rows
 from ..losses import registry
 
-NAME = 34
+INDENT = 6 * " "
 
 
 def main(arguments: list[str]) -> int:
@@ -41,19 +41,18 @@ def _lines(rows: Sequence[dict[str, str]], width: int) -> Iterator[str]:
         yield f"{family}"
         for row in (row for row in rows if row["family"] == family):
             yield from _entry(row, width)
-    yield f"{len(rows)} losses; more about one: python -m fastloss show LOSS"
+    yield f"{len(rows)} {'loss' if len(rows) == 1 else 'losses'}; more about one: python -m fastloss show LOSS"
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    lines = textwrap.wrap(text, width - NAME, break_long_words=False) if text != "-" else []
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+    lines = textwrap.wrap(text, width - len(INDENT), break_long_words=False, break_on_hyphens=False)
+    return [INDENT + line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def _entry(row: dict[str, str], width: int) -> Iterator[str]:
-    """Name and aliases on the left; parameters, then names elsewhere, on the right, no line within a name."""
-    left = textwrap.wrap(row["loss"], NAME - 3)
+    """Name and aliases; below them parameters, then names elsewhere, no line within a name."""
+    yield f"  {row['loss']}"
     elsewhere = re.sub(r"(?<!,) ", "\N{NO-BREAK SPACE}", row["also in"])
-    right = [*_wrapped(row["parameters"], width), *_wrapped(elsewhere, width)]
-    for number in range(max(len(left), len(right))):
-        name = left[number] if number < len(left) else ""
-        yield f"  {name:<{NAME - 2}}{right[number] if number < len(right) else ''}".rstrip()
+    for text in (row["parameters"], elsewhere):
+        if text != "-":
+            yield from _wrapped(text, width)
