@@ -12,7 +12,7 @@ import sampling
 from catalogue import LOSSES
 
 import fastloss as fl
-from fastloss.families.loss import SETS
+from fastloss.families.declaration import SETS
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 #: Commands, not library: they have tests of their own, and import what only an extra installs.

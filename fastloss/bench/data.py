@@ -51,7 +51,7 @@ def operands(case: Case) -> Operands:
 
 
 def numbers_of(kind: str, shape: Shape, random: np.random.Generator) -> Array:
-    """Ordinary float32 numbers of a set (see `fastloss.families.loss.SETS`)."""
+    """Ordinary float32 numbers of a set (see `fastloss.families.declaration.SETS`)."""
     if kind in ("unit", "binary"):
         return (random.random(shape, np.float32) < 0.5).astype(np.float32)
     if kind == "sign":

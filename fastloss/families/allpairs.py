@@ -20,7 +20,7 @@ from ..dispatch import GRAD, HESS, VALUE, on_device
 from ..messages import rejected
 from ..reduction import weighting
 from ..validate import labels, precision_of, prediction
-from .loss import Domain
+from .declaration import Domain
 from .rowwise import RowsLoss
 
 #: What an embedding is to another one: of another label, of the same, or not compared with it.

@@ -1,7 +1,7 @@
 """Everything a loss file needs, in one import."""
 
+from .declaration import Domain, Example, Peers
 from .functional import function_of
-from .loss import Domain, Example, Peers
 from .parameters import (
     axes,
     choice,

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .loss import SETS, Loss
+from .declaration import SETS
+from .loss import Loss
 from .parameters import Rule
 
 _CALL_PARAMETERS = """\

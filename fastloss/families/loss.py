@@ -6,13 +6,14 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..dispatch import GRAD, HESS, VALUE
 from ..messages import rejected
 from ..validate import Array, as_array, output
+from .declaration import Domain, Example, Peers
 from .parameters import choice, converted, require_needs
 
 #: Every concrete loss by name, in the order of definition.
@@ -27,64 +28,6 @@ REDUCTIONS = {
 #: What becomes of class numbers and weights that are wrong, in CuPy arrays: NaN, or an error, which waits for the
 #: device. In NumPy arrays they are always an error.
 CHECKS = ("nan", "raise")
-
-
-class Example(NamedTuple):
-    """A hand-computed example: operands, parameters and the exact results of reduction="sum"."""
-
-    y_true: Any
-    y_pred: Any
-    value: float
-    grad: Any
-    hess: Any
-    parameters: dict[str, Any] = {}  # noqa: RUF012  never mutated
-
-
-class Peers(NamedTuple):
-    """The same loss elsewhere, as an expression in ``y``, ``p``, the loss's parameters, ``loss`` and the peer's module.
-
-    ``torch`` may use ``math``, ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``,
-    ``optax`` may use ``optax`` and ``jax``.
-    An expression that is None for some parameters has no such loss with them. ``scikit_learn`` names a class in
-    ``sklearn._loss``, the factor that its values need and parameters that must be set for it; alternatives are parted
-    by ``|``.
-
-    ``plain`` is what the benchmark times where ``torch`` is none: one loss per element or row by torch's operations, as
-    a user would write it, right for ordinary numbers.
-    """
-
-    torch: str = ""
-    keras: str = ""
-    scikit_learn: str = ""
-    plain: str = ""
-    optax: str = ""
-
-
-#: What targets and predictions may be, by the names that a `Domain` gives, in the words of the documentation.
-SETS = {
-    "real": "any real numbers",
-    "non_negative": "numbers of 0 or more",
-    "positive": "numbers above 0",
-    "unit": "numbers from 0 to 1",
-    "sign": "-1 or 1",
-    "binary": "0 or 1",
-    "label": "class numbers",
-    "distribution": "numbers from 0 to 1 that sum to 1 over the class axis",
-    "log_distribution": "logarithms of numbers from 0 to 1 that sum to 1 over the class axis",
-    "logit": "logits (any real numbers)",
-    "probability": "probabilities",
-    "log_probability": "logarithms of probabilities",
-}
-
-
-class Domain(NamedTuple):
-    """What a configuration takes for targets and predictions, each by a name among `SETS`.
-
-    Outside of it a formula still gives what it gives; tests, benchmarks and curves stay inside.
-    """
-
-    y_true: str = "real"
-    y_pred: str = "real"
 
 
 def snake_case(name: str) -> str:

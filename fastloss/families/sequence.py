@@ -14,8 +14,9 @@ from ..formula.alignments import Targets, is_padding, lengths_of
 from ..messages import rejected
 from ..reduction import Weighting, scale_of, weighting
 from ..validate import Array, first_of, in_memory, labels, precision_of, prediction, signed_labels, storage_name
+from .declaration import Domain
 from .layout import buffer_like, contiguous, write_back
-from .loss import Domain, Loss
+from .loss import Loss
 from .parameters import flag, integer
 
 

@@ -8,8 +8,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..families.declaration import SETS, Domain
 from ..families.documentation import catalogue_row
-from ..families.loss import SETS, Domain, Loss, configurations
+from ..families.loss import Loss, configurations
 from ..formula.to_cuda import cuda_text
 from ..gpu import catalogue
 from ..gpu.source import occupancy_text, row_text
