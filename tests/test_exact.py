@@ -15,10 +15,9 @@ small multiples of one that was: see `lost`.
 
 import dataclasses
 
-import mpmath
 import numpy as np
 import pytest
-from exact import Exact, exact_inputs, exact_results, ulp
+from exact import ZERO, Exact, exact_inputs, exact_results, number, ulp
 from representatives import THOROUGH
 from sampling import (
     DTYPES,
@@ -44,8 +43,8 @@ def all_configurations():
     """Every loss's configurations in both types; of most losses, some configurations in one, by turns."""
     for name, cls in LOSSES.items():
         first = variants(cls)
-        for number, loss in enumerate(formula_configurations(cls)):
-            for dtype in WORKING if name in THOROUGH or loss in first else WORKING[number % 2 :][:1]:
+        for turn, loss in enumerate(formula_configurations(cls)):
+            for dtype in WORKING if name in THOROUGH or loss in first else WORKING[turn % 2 :][:1]:
                 yield pytest.param(loss, dtype, id=f"{label_of(loss)}-{dtype.__name__}")
 
 
@@ -75,19 +74,19 @@ VALUE = {np.float32: 1e-7, np.float64: 1e-14}
 
 def half_ulps(loss, name, numbers, dtype):
     """Half an ulp of each number; 0 for numbers that are exact."""
-    half = mpmath.mpf(2) ** (-np.finfo(dtype).nmant - 1)
+    half = number(2) ** (-np.finfo(dtype).nmant - 1)
     fields = {field.name: field for field in dataclasses.fields(loss)}
     setting = getattr(loss, name, None)
     fixed = name == "classes" or isinstance(setting, bool) or (name in fields and setting == fields[name].default)
     if fixed and not _is_margin(fields.get(name)):
-        return np.full(numbers.shape, mpmath.mpf(0), object)
+        return np.full(numbers.shape, ZERO, object)
     if _is_margin(fields.get(name)):
         return np.full(numbers.shape, half, object)
     exact = (0, 1) if name == "y" else (0,)
     counts = name == "y" and loss.domain().y_true == "non_negative"
     steps = [
-        mpmath.mpf(0) if number in exact or (counts and number == int(number)) else abs(number) * half
-        for number in numbers.ravel()
+        ZERO if given in exact or (counts and given == int(given)) else abs(given) * half
+        for given in numbers.ravel()
     ]
     return np.array(steps, object).reshape(numbers.shape)
 
@@ -103,7 +102,7 @@ def moved(loss, inputs, dtype):
         steps = half_ulps(loss, name, numbers, dtype)
         per_class = is_rowwise(loss) and numbers.ndim
         for position in range(numbers.shape[-1]) if per_class else [slice(None)]:
-            step = np.full(numbers.shape, mpmath.mpf(0), object)
+            step = np.full(numbers.shape, ZERO, object)
             step[(..., position) if numbers.ndim else ()] = steps[(..., position) if numbers.ndim else ()]
             if np.any(step != 0):
                 yield tuple({**inputs, name: np.asarray(numbers + d, object).view(Exact)} for d in (step, -step))
@@ -112,7 +111,7 @@ def moved(loss, inputs, dtype):
 def distance(left, right):
     """|left - right| of exact numbers, as float64; 0 where both are the same infinity."""
     flat = zip(np.asarray(left, object).flat, np.asarray(right, object).flat, strict=True)
-    differences = [0.0 if a == b else float(abs(mpmath.mpf(a) - mpmath.mpf(b))) for a, b in flat]
+    differences = [0.0 if a == b else float(abs(a - b)) for a, b in flat]
     return np.array(differences).reshape(np.shape(left))
 
 
@@ -183,7 +182,7 @@ def errors(actual, results, dtype, lost=2.0):
 
 
 def exact_of(numbers):
-    return np.array([mpmath.mpf(float(x)) for x in numbers], object)
+    return np.array([number(float(x)) for x in numbers], object)
 
 
 # -- the comparison ------------------------------------------------------------------------------------------
@@ -212,7 +211,7 @@ def judge(loss, y, p, share=False):
     for what, result, right, error, change, base in zip(
         ("value", "grad", "hess"), actual, exact, off, spread, rounded(loss), strict=True
     ):
-        assert all(number == number for number in np.asarray(right)[counted].flat), f"{what}: the formula gives NaN"
+        assert all(given == given for given in np.asarray(right)[counted].flat), f"{what}: the formula gives NaN"
         error, change = error[counted], change[counted]
         well = change <= WELL_CONDITIONED
         well_conditioned += well.sum()
