@@ -85,8 +85,7 @@ def half_ulps(loss, name, numbers, dtype):
     exact = (0, 1) if name == "y" else (0,)
     counts = name == "y" and loss.domain().y_true == "non_negative"
     steps = [
-        ZERO if given in exact or (counts and given == int(given)) else abs(given) * half
-        for given in numbers.ravel()
+        ZERO if given in exact or (counts and given == int(given)) else abs(given) * half for given in numbers.ravel()
     ]
     return np.array(steps, object).reshape(numbers.shape)
 
