@@ -88,6 +88,19 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert again == ["0", "[]"]
 
 
+def test_kernels_of_another_process_call_no_function_of_ours(tmp_path):
+    """Of two kernels of one name and one signature, each the first that its process has compiled."""
+    start = """
+        import numpy as np
+        import fastloss as fl
+        frames = np.log(np.full((1, 3, 4), 0.25, np.float32))
+    """
+    of_logits = "print(fl.ctc([[1]], frames + 3.0, from_logits=True))"
+    alone = run(program(start, of_logits), FASTLOSS_CACHE_DIR=tmp_path)
+    others = program(start, "fl.ctc([[1]], frames, from_logits=False)", of_logits)
+    assert run(others, FASTLOSS_CACHE_DIR=tmp_path) == alone
+
+
 def flipped(content, position):
     return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 

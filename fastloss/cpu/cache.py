@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import llvmlite
@@ -313,11 +314,26 @@ def _compile_result(function: Callable[..., Any], arguments: Sequence[str], key:
     signature = tuple(_ARGUMENTS[kind] for kind in arguments)
     if numba.config.DISABLE_JIT:
         raise RuntimeError(_NEEDS_JIT)
+    _name_apart(function, hashlib.sha256(key.encode()).hexdigest()[:16])
     dispatcher = numba.njit(**JIT_OPTIONS)(function)
     dispatcher._cache = KernelCache(function, key)
     with global_compiler_lock, Notice():
         dispatcher.compile(signature)
     return dispatcher.overloads[signature]
+
+
+def _name_apart(function: Any, own: str) -> None:
+    """Give a kernel, and the functions made for it alone, names that no other kernel's have.
+
+    Numba tells functions of one name apart by a number that it counts in each process. So a kernel that another process
+    had compiled could have the names of one that was compiled here, and it then called that one's functions.
+    """
+    function.__qualname__ = f"{function.__name__}_{own}"
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # empty: not made for this kernel
+            inner = cell.cell_contents
+            if isinstance(inner, FunctionType) and inner.__qualname__ != inner.__name__:
+                _name_apart(inner, own)
 
 
 @cache
