@@ -3,6 +3,7 @@
 from . import losses as losses
 from .dispatch import get_num_threads as get_num_threads
 from .dispatch import set_num_threads as set_num_threads
+from .families.stats import Stats as Stats
 
 # losses: written by ci/sync.py
 from .losses.allpairs.circle import Circle as Circle

@@ -78,13 +78,17 @@ def parameter_values(field, classes):
     return tuple(dict.fromkeys((field.default, *_VALUES[words])))
 
 
+#: Parameters that configurations leave as they are: tests choose the reduction, by-products have their own.
+ELSEWHERE = ("reduction", "stats")
+
+
 def configurations(cls, classes=5):
     """Losses that reach every value of every parameter: one at a time and all together, for every formula.
 
     Flags are turned one at a time and all together too; then all is differentiated by the targets, where a loss can.
-    Reduction stays "mean": tests choose it.
+    Those named in `ELSEWHERE` stay at their defaults.
     """
-    fields = [field for field in dataclasses.fields(cls) if field.name != "reduction"]
+    fields = [field for field in dataclasses.fields(cls) if field.name not in ELSEWHERE]
     choices = {field.name: parameter_values(field, classes) for field in fields}
     flags = {field.name: field.default for field in fields if set(choices[field.name]) == {True, False}}
     others = {name: values for name, values in choices.items() if name not in flags and name != "wrt"}

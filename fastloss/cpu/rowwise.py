@@ -37,6 +37,7 @@ from .elementwise import (
 from .emit import array_pointer, emit
 from .lanes import FLOAT64, INT32, Lanes, as_lanes, lanes_at_once
 from .native import NEXT_SCRATCH, RELEASED, SHARED, claim, close_job, fetch_add, open_job, release_gil, take_gil
+from .row_report import place_in_row, writers
 from .storage import STORAGES, Pointer, Storage
 from .vector_math import where
 
@@ -71,7 +72,9 @@ class RowBuild(NamedTuple):
 #: classes); row weights (ceil(rows / inner); negative: masked); class weights (classes); gradient and hessian (rows,
 #: classes); losses (rows); scratch (threads, pitch); parameters (float64); partial sums (chunks; float64); control
 #: (see `fastloss.cpu.native`). Scalars: rows, classes, inner, ignored label, whether there is one, pitch, scale, mode.
-#: A bad label makes the result NaN.
+#: A bad label makes the result NaN. With a report there lie after the losses: the reports (rows), and, of int64, where
+#: each row's largest prediction is (rows; -1 where the row does not count or its report is NaN), how many of these are
+#: the true class, and how many rows count.
 ARGUMENTS = ("array",) * 11 + ("int",) * 6 + ("float", "int")
 
 
@@ -347,6 +350,12 @@ class RowSteps:
         grad, hess = ((as_lanes(result, scale, 0) * scale).convert(self.element) for result in results)
         return grad, hess
 
+    def report(self, parameters: tuple[Lanes, ...], first: Lanes, finished: tuple[Lanes, ...]) -> Lanes:
+        """The number of the row that is given back, in the precision of its coefficients."""
+        first = first.convert(finished[0].element)
+        number = self.formula.report_of(self.named(parameters, first.element), first, finished[1:])
+        return as_lanes(number, first, first.count)
+
     def no_class(self, anchor: Pointer) -> tuple[Lanes, Lanes]:
         """What stands for it where targets are dense."""
         zero = Lanes(anchor.builder, ir.Constant(self.element, 0.0))
@@ -448,6 +457,9 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
     element_tail = emit(steps.element_step(target=indexed, tail=True))
     no_totals, no_totals_again, halfway = (emit(f) for f in (steps.no_totals, steps.no_totals_again, steps.halfway))
     rows_in_chunk = register_jitable(rows_per_chunk)
+    has_report = formula.report is not None
+    if has_report:
+        report, place_of, (note, tally) = emit(steps.report), place_in_row(computing.memory, lanes), writers()
     if has_statistics:
         statistics_step, statistics_tail = (emit(steps.statistics_step(tail=tail)) for tail in (False, True))
         fetch_ahead = emit(steps.fetch_ahead)
@@ -494,6 +506,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         chunk = claim(claims, mode, -1, chunks)
         while chunk < chunks:
             total = 0.0
+            right, counted = 0, 0
             next_chunk = -1
             last_row = min(rows, (chunk + 1) * chunk_rows) - 1
             for row in range(chunk * chunk_rows, last_row + 1):
@@ -515,6 +528,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                             one_zero(move(h_row, j))
                     if want_losses:
                         put(move(v, row), 0.0)
+                    if has_report:
+                        note(v, rows, row, 0.0, -1, 0)
                     continue
                 target = linked(constants, scalar(move(x_row, label)) if indexed else scalar(p))
                 target_x = seen(target)
@@ -594,6 +609,11 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     total += value
                 if want_losses:
                     put(move(v, row), value)
+                if has_report:
+                    true_place = label if indexed else place_of(y_row, full, left)
+                    number = report(constants, first, finished)
+                    right += note(v, rows, row, number, place_of(x_row, full, left), true_place)
+                    counted += 1
                 if want_grad or want_hess:
                     row_scale = scale * weight
                     if indexed:
@@ -618,6 +638,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                             move(g_row, full), move(h_row, full), first, finished, target_x, target_weight, constants,
                             row_scale, own, label - full, left,
                         )  # fmt: skip
+            if has_report:
+                tally(v, rows, right, counted)
             if mode >= SHARED:
                 put(move(sums_of_chunks, chunk), total)
             else:

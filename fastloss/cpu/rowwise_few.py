@@ -33,6 +33,7 @@ from .elementwise import (
 from .emit import array_pointer, emit, stack_buffer
 from .lanes import FLOAT64, Lanes, as_lanes
 from .native import RELEASED, SHARED, claim, close_job, open_job, release_gil, take_gil
+from .row_report import places_in_block, writers
 from .rowwise import GROUP, RowBuild, RowSteps, load_integer, store_zeros
 from .storage import STORAGES, Pointer
 from .vector_math import where
@@ -273,6 +274,10 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         emit(steps.block_target),
     )
     rows_in_chunk = register_jitable(rows_per_chunk)
+    has_report = formula.report is not None
+    if has_report:
+        report, find_places, (note, tally) = emit(steps.report), places_in_block(computing.memory, lanes), writers()
+        places_buffer = stack_buffer(STORAGES["int32"], lanes)
     if has_statistics:
         statistics_step = emit(steps.statistics_step(tail=False))
     if has_again:
@@ -292,6 +297,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         g_target, h_target, values = lanes_buffer(), lanes_buffer(), lanes_buffer()
         constants = parameters_of(pointer_doubles(parameters))
         w, v = pointer_computing(weights), pointer_computing(losses)
+        if has_report:
+            found, true_places = places_buffer(), places_buffer()
         sums_of_chunks, claims = pointer_doubles(partials), pointer_control(control)
         last_column = max(classes - tile, 0)
         chunk_rows = rows_in_chunk(classes, lanes)
@@ -304,6 +311,7 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
         while chunk < chunks:
             total = zero(p)
             bad = False
+            right, counted = 0, 0
             stop = min(rows, (chunk + 1) * chunk_rows)
             for row in range(chunk * chunk_rows, stop, lanes):
                 count = min(stop - row, lanes)
@@ -384,6 +392,19 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                     put_lanes(values, finished[0])
                     for k in range(count):
                         copy(v, row + k, values, k)
+                if has_report:
+                    put_lanes(values, report(constants, first, finished))
+                    find_places(x_block, classes, found)
+                    if not indexed:
+                        find_places(y_block, classes, true_places)
+                    for k in range(count):
+                        if double(move(row_weights, k)) < 0.0:
+                            note(v, rows, row + k, 0.0, -1, 0)
+                        else:
+                            true_place = integer(move(y, row + k) if indexed else move(true_places, k))
+                            number, place = double(move(values, k)), integer(move(found, k))
+                            right += note(v, rows, row + k, number, place, true_place)
+                            counted += 1
                 if want_grad or want_hess:
                     for j in range(classes):
                         at = j * lanes
@@ -417,6 +438,8 @@ def kernel(build: RowBuild) -> Callable[..., Any]:
                             if want_hess:
                                 copy(h, row * classes + k, h_rows, k)
             chunk_sum = math.nan if bad else whole(total)
+            if has_report:
+                tally(v, rows, right, counted)
             if mode >= SHARED:
                 put(move(sums_of_chunks, chunk), chunk_sum)
             else:

@@ -49,7 +49,7 @@ class LossFunction:
         call, parameters = _split(options, self._of_value)
         return self._with(parameters)(*operands, **call)
 
-    def value_and_grad(self, *operands: Any, **options: Any) -> tuple[Any, Any]:
+    def value_and_grad(self, *operands: Any, **options: Any) -> tuple[Any, ...]:
         """Return value and gradient in one pass."""
         call, parameters = _split(options, self._of_derivatives)
         return self._with(parameters).value_and_grad(*operands, **call)
@@ -59,12 +59,12 @@ class LossFunction:
         call, parameters = _split(options, self._of_derivatives)
         return self._with(parameters).grad(*operands, **call)
 
-    def grad_and_hess(self, *operands: Any, **options: Any) -> tuple[Any, Any]:
+    def grad_and_hess(self, *operands: Any, **options: Any) -> tuple[Any, ...]:
         """Return gradient and diagonal Hessian in one pass."""
         call, parameters = _split(options, self._of_derivatives)
         return self._with(parameters).grad_and_hess(*operands, **call)
 
-    def value_grad_and_hess(self, *operands: Any, **options: Any) -> tuple[Any, Any, Any]:
+    def value_grad_and_hess(self, *operands: Any, **options: Any) -> tuple[Any, ...]:
         """Return value, gradient and diagonal Hessian in one pass."""
         call, parameters = _split(options, self._of_derivatives)
         return self._with(parameters).value_grad_and_hess(*operands, **call)

@@ -157,11 +157,22 @@ class Loss:
         out: Any,
         hess_out: Any,
         check: str,
-    ) -> tuple[Any, Any, Any]:
-        """Value, gradient and Hessian, those that ``outputs`` asks for; each family has its own."""
+    ) -> tuple[Any, ...]:
+        """Value, gradient and Hessian, those that ``outputs`` asks for, and by-products; each family has its own."""
         raise NotImplementedError
 
-    def _evaluated(self, outputs: int, *arguments: Any) -> tuple[Any, Any, Any]:
+    def _several(self, outputs: int, *arguments: Any) -> tuple[Any, ...]:
+        """The results that a call asks for, and by-products."""
+        value, grad, hess, *more = self._evaluated(outputs, *arguments)
+        wanted = ((VALUE, value), (GRAD, grad), (HESS, hess))
+        return (*(result for output, result in wanted if outputs & output), *more)
+
+    def _one(self, outputs: int, *arguments: Any) -> Any:
+        """The same of a call that asks for one result: alone, if there are no by-products."""
+        results = self._several(outputs, *arguments)
+        return results if len(results) > 1 else results[0]
+
+    def _evaluated(self, outputs: int, *arguments: Any) -> tuple[Any, ...]:
         check = arguments[-1]
         if check not in CHECKS:
             raise ValueError(rejected(self.name, "check", "be 'nan' or 'raise'", repr(check)))
@@ -202,7 +213,7 @@ class Loss:
         check: str = "nan",
     ) -> Any:
         """Return the value alone."""
-        return self._evaluated(VALUE, y_true, y_pred, sample_weight, mask, normalizer, None, None, check)[0]
+        return self._one(VALUE, y_true, y_pred, sample_weight, mask, normalizer, None, None, check)
 
     def value_and_grad(
         self,
@@ -214,14 +225,14 @@ class Loss:
         normalizer: Any = None,
         out: Any = None,
         check: str = "nan",
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, ...]:
         """Return value and gradient in one pass."""
         if self._quick is not None and sample_weight is None and mask is None and normalizer is None:
-            results: tuple[Any, Any] | None = self._quick(y_true, y_pred, out)
+            results: tuple[Any, ...] | None = self._quick(y_true, y_pred, out)
             if results is not None:
                 return results
         outputs = VALUE | GRAD
-        return self._evaluated(outputs, y_true, y_pred, sample_weight, mask, normalizer, out, None, check)[:2]
+        return self._several(outputs, y_true, y_pred, sample_weight, mask, normalizer, out, None, check)
 
     def grad(
         self,
@@ -235,7 +246,7 @@ class Loss:
         check: str = "nan",
     ) -> Any:
         """Return the gradient alone."""
-        return self._evaluated(GRAD, y_true, y_pred, sample_weight, mask, normalizer, out, None, check)[1]
+        return self._one(GRAD, y_true, y_pred, sample_weight, mask, normalizer, out, None, check)
 
     def grad_and_hess(
         self,
@@ -248,10 +259,10 @@ class Loss:
         out: Any = None,
         hess_out: Any = None,
         check: str = "nan",
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, ...]:
         """Return gradient and diagonal Hessian in one pass."""
         outputs = GRAD | HESS
-        return self._evaluated(outputs, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out, check)[1:]
+        return self._several(outputs, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out, check)
 
     def value_grad_and_hess(
         self,
@@ -264,7 +275,7 @@ class Loss:
         out: Any = None,
         hess_out: Any = None,
         check: str = "nan",
-    ) -> tuple[Any, Any, Any]:
+    ) -> tuple[Any, ...]:
         """Return value, gradient and diagonal Hessian in one pass."""
         outputs = VALUE | GRAD | HESS
-        return self._evaluated(outputs, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out, check)
+        return self._several(outputs, y_true, y_pred, sample_weight, mask, normalizer, out, hess_out, check)

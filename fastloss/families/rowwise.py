@@ -29,6 +29,7 @@ from .elementwise import BYPASS_CACHE_FROM
 from .layout import aligned, buffer_like, class_axes, classes_last, contiguous, write_back
 from .loss import Loss
 from .parameters import integer
+from .stats import RowResults, nothing_known
 
 #: Rows of at least this many bytes are long: in an array larger than the caches, the next row is read while one is
 #: computed, and gradients bypass the caches. Not shorter ones: at a row's ends and at its true class, ordinary stores
@@ -100,7 +101,7 @@ class RowsLoss(Loss, abstract=True):
         out: Any,
         hess_out: Any,
         check: str,
-    ) -> tuple[Any, Any, Any]:
+    ) -> tuple[Any, ...]:
         if on_device(y_pred):
             from .rowwise_on_device import evaluate
 
@@ -113,7 +114,8 @@ class RowsLoss(Loss, abstract=True):
         class_weights = self.class_weights(p, axes)
         weighing = self._weighing(y, p, shape, class_weights, sample_weight, mask, normalizer)
         if weighing.normalizer == 0.0:
-            return self._nothing_left(grad, hess)
+            more = (nothing_known(shape, precision_of(p)),) if self.formula().report else ()
+            return (*self._nothing_left(grad, hess), *more)
         return self._swept(outputs, y, p, axes, shape, class_weights, weighing, grad, hess)
 
     def _swept(
@@ -127,7 +129,7 @@ class RowsLoss(Loss, abstract=True):
         weighing: Weighting,
         grad: Array | None,
         hess: Array | None,
-    ) -> tuple[Any, Any, Any]:
+    ) -> tuple[Any, ...]:
         """Run the kernel, through copies where the class axes are not last or an array is not contiguous."""
         classes = math.prod(p.shape[axis] for axis in axes)
         rows = math.prod(shape) if classes else 0
@@ -140,14 +142,15 @@ class RowsLoss(Loss, abstract=True):
         grad_last, hess_last = (None if a is None else classes_last(a, axes) for a in (grad, hess))
         grad_ready, hess_ready = buffer_like(grad_last, "C"), buffer_like(hess_last, "C")
         computing = self._computing(p)
-        losses = (
-            (np.empty if rows else np.zeros)(shape, computing) if outputs & VALUE and self.reduction == "none" else None
-        )
         few = 0 < classes <= backend("rowwise_few").most_classes(computing)
         row_bytes = classes * p.dtype.itemsize
         long_rows = p.nbytes >= BYPASS_CACHE_FROM and row_bytes >= LONG_ROWS_FROM
         bypass = long_rows and row_bytes % 16 == 0 and aligned(grad_ready, hess_ready)
         plan = self._plan(outputs, y_name, p_name, few, long_rows, bypass)
+        written = RowResults.zeros(np.zeros, shape, computing) if plan.build.formula.report else None
+        losses = None
+        if plan.build.losses:
+            losses = written.losses if written else (np.empty if rows else np.zeros)(shape, computing)
         total = plan(
             y_ready,
             p_ready,
@@ -159,21 +162,22 @@ class RowsLoss(Loss, abstract=True):
             ignored,
             grad_ready,
             hess_ready,
-            losses,
+            written.memory if written else losses,
             scale_of(weighing.normalizer, computing),
         )
         if total != total and self.indexed:
             self.require_labels(y, classes, weighing)
         plain = weighing.weights is None and losses is None and class_weights is None
-        plain = plain and ignored is None and self.axis == -1 and not long_rows
+        plain = plain and ignored is None and self.axis == -1 and not long_rows and not written
         if outputs == VALUE | GRAD and rows and plain and y_ready is y and p_ready is p and grad_ready is grad_last:
             object.__setattr__(self, "_quick", plan.quick(y, p, self.reduction == "sum", self.require_labels))
         write_back((grad_last, grad_ready), (hess_last, hess_ready))
+        more = (written.on_host(precision_of(p)),) if written else ()
         if losses is None:
-            return total / weighing.normalizer, grad, hess
+            return total / weighing.normalizer, grad, hess, *more
         with np.errstate(all="ignore"):
             losses = np.divide(losses, weighing.normalizer, dtype=losses.dtype)
-            return losses.astype(precision_of(p), copy=False), grad, hess
+            return losses.astype(precision_of(p), copy=False), grad, hess, *more
 
     def formula(self) -> RowFormula:
         """The formula that this configuration uses."""

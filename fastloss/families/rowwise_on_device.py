@@ -19,6 +19,7 @@ from ..reduction import checked_normalizer
 from ..validate import precision_of, require_labels, require_prediction, require_target, signed_labels, storage_name
 from . import on_device
 from .layout import classes_last, write_back
+from .stats import RowResults, Stats
 
 #: Columns are counted in 32 bits, with a pack more on either side.
 MOST_CLASSES = 2**31 - 64
@@ -35,7 +36,7 @@ def evaluate(
     out: Any,
     hess_out: Any,
     check: str,
-) -> tuple[Any, Any, Any]:
+) -> tuple[Any, ...]:
     """Value, gradient and Hessian of a rowwise loss, those that ``outputs`` asks for, on y_pred's device."""
     name, p = loss.name, y_pred
     y = on_device.given(name, "y_true", y_true, p)
@@ -56,11 +57,10 @@ def evaluate(
         if check == "raise" and loss.indexed:
             loss.require_labels(_counting(y, weighed), classes)
         grad, hess = on_device.results(name, outputs, p, out, hess_out, (y, p, sample_weight, mask))
-        losses = (
-            (launch.empty if rows else launch.zeros)(shape, computing)
-            if loss.reduction == "none" and outputs & VALUE
-            else None
-        )
+        written = RowResults.zeros(launch.zeros, shape, computing) if formula.report else None
+        losses = None
+        if loss.reduction == "none" and outputs & VALUE:
+            losses = written.losses if written else (launch.empty if rows else launch.zeros)(shape, computing)
         value = None
         if outputs & VALUE and losses is None:
             value = launch.empty((), np.float64) if rows else launch.zeros((), np.float64)
@@ -74,8 +74,8 @@ def evaluate(
                 loss, rows, y_ready, weighed, class_weights, ignored, normalizer, p, computing, scratch, check
             )
             operands = Operands(
-                y_ready, on_device.contiguous(classes_last(p, axes), "C"), *weighed, grad_ready, hess_ready, losses,
-                at, known,
+                y_ready, on_device.contiguous(classes_last(p, axes), "C"), *weighed, grad_ready, hess_ready,
+                written.memory if written else losses, at, known,
             )  # fmt: skip
             build = RowBuild(
                 formula, loss.indexed, y_ready.dtype.name, storage_name(p.dtype) or "", bool(outputs & VALUE),
@@ -86,9 +86,14 @@ def evaluate(
             sizes = kernels.Rows(rows, classes, class_weights, weight_sum, ignored)
             kernels.run(build, operands, sizes, parameters, value, scratch, p.device.id)
         write_back((grad_last, grad_ready), (hess_last, hess_ready))
+        precision = np.dtype(precision_of(p))
+        more: tuple[Stats, ...] = ()
+        if written:
+            log_sum_exp = launch.converted(written.stats.log_sum_exp, precision)
+            more = (written.stats._replace(log_sum_exp=log_sum_exp),)
         if losses is None:
-            return value, grad, hess
-        return launch.converted(losses, np.dtype(precision_of(p))), grad, hess
+            return value, grad, hess, *more
+        return launch.converted(losses, precision), grad, hess, *more
 
 
 def _counting(y: Any, weighed: on_device.Weighed) -> Any:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..formula.softmax import capped, heated, squared_log_sum, squared_log_sum_element, squared_log_sum_target
+from ..formula.softmax import (
+    capped,
+    heated,
+    log_sum,
+    log_total,
+    squared_log_sum,
+    squared_log_sum_element,
+    squared_log_sum_target,
+)
 from .parameters import clip_margin, flag, needing, non_negative, optional_positive, optional_weights, positive
 from .rowwise import RowwiseLoss
 
@@ -27,12 +35,13 @@ class SoftmaxLoss(RowwiseLoss, abstract=True):
     softcap: float | None = needing("from_logits", optional_positive("c: logits x, -inf too, become c tanh(x / c)"))
     temperature: float = needing("from_logits", positive(1.0, "what logits are divided by, after softcap"))
     z_loss: float = needing("from_logits", non_negative(0.0, Z_LOSS))
+    stats: bool = flag(False, "whether every call also returns, last, `fastloss.Stats`: by-products of its pass")
 
     class_weight: tuple[float, ...] | None = optional_weights("one weight per class")
     epsilon: float = clip_margin(1e-7, "probabilities are clipped to [epsilon, 1 - epsilon]")
 
     def around(self) -> dict[str, Any]:
-        """What logits go through first, and what their size costs."""
+        """What logits go through first, what their size costs, and what is told of them."""
         around: dict[str, Any] = {}
         if self.softcap is not None or self.temperature != 1.0:
             around["link"] = heated if self.softcap is None else capped
@@ -40,4 +49,6 @@ class SoftmaxLoss(RowwiseLoss, abstract=True):
             around["penalty"] = squared_log_sum
             around["penalty_element"] = squared_log_sum_element
             around["penalty_target"] = squared_log_sum_target
+        if self.stats:
+            around["report"] = log_sum if self.from_logits else log_total
         return around

@@ -14,7 +14,8 @@ A row of classes is reduced in up to three steps, whatever the loss:
 A ``link`` stands before all of them: they see what it makes of each prediction, and their gradient and Hessian go
 through the chain rule to the predictions themselves. As it never falls, the peak of what it gives is what it gives for
 the peak. A ``penalty`` comes after them: it gives what is added to the row's loss whatever that is, and coefficients;
-``penalty_element`` and ``penalty_target`` what is added to gradients and Hessians.
+``penalty_element`` and ``penalty_target`` what is added to gradients and Hessians. A ``report`` changes nothing: it is
+one more number of each row, written beside where the row's largest prediction is.
 
 Each piece names what it wants as arguments: results of earlier pieces, the loss's parameters, and what `PROVIDED`
 lists.
@@ -29,7 +30,7 @@ from .wiring import argument_names, call_by_name, result_names
 
 #: The pieces that are functions, in the order in which a row meets them.
 PIECES = (
-    *("link", "first_of", "statistics", "halfway", "again", "finish", "penalty"),
+    *("link", "first_of", "statistics", "halfway", "again", "finish", "penalty", "report"),
     *("element", "penalty_element", "target_element", "penalty_target"),
 )
 #: What every sweep provides by name.
@@ -60,6 +61,7 @@ class RowFormula(NamedTuple):
     penalty: Callable[..., Any] | None = None  # what is added to the row's loss, from its coefficients
     penalty_element: Callable[..., Any] | None = None  # what that adds to gradient and Hessian
     penalty_target: Callable[..., Any] | None = None  # the same for the true class
+    report: Callable[..., Any] | None = None  # a number of the row that is given back, besides where its peak is
     by_target: bool = False  # the element rule differentiates by y, which no link and no penalty touches
 
     @property
@@ -140,6 +142,14 @@ class RowFormula(NamedTuple):
             cost, *more = _results(self.penalty, values)
             value, coefficients = value + cost, coefficients + more
         return (value, *coefficients)
+
+    def report_of(self, values: dict[str, Any], first: Any, coefficients: tuple[Any, ...]) -> Any:
+        """What is given back of a row besides its value."""
+        assert self.report is not None
+        found = {self.first: first} if self.first else {}
+        return call_by_name(
+            self.report, {**values, **dict(zip(self.coefficients, coefficients, strict=False)), **found}
+        )
 
     def _known(self, values: dict[str, Any], first: Any, numbers: tuple[Any, ...]) -> dict[str, Any]:
         """Values with what ``first`` found and as many of the row's numbers as are known yet."""

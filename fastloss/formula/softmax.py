@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .ops import Operand, exp_nonpositive, log1p, tanh, where
+from .ops import Operand, exp_nonpositive, log, log1p, tanh, where
 
 
 def exponential(x: Operand, peak: Operand) -> Operand:
@@ -57,6 +57,16 @@ def slopes_by_goal(
     return grad, mass * kept * share * (missing(kept, rest, total) * share)
 
 
+def log_sum(peak: Operand, rest: Operand) -> Operand:
+    """Logarithm of the sum of all ``exp(x)``."""
+    return peak + log1p(rest)
+
+
+def log_total(total: Operand) -> Operand:
+    """The same of probabilities' logarithms."""
+    return log(total)
+
+
 # -- links: what logits go through first -----------------------------------------------------------------------------
 #
 # What they give ends with a division, which no compiler contracts with what follows: a peak must equal its element's
@@ -88,7 +98,7 @@ def capped(x: Operand, softcap: Operand, temperature: Operand) -> Any:
 
 def squared_log_sum(peak: Operand, rest: Operand, total: Operand, z_loss: Operand) -> Any:
     """Its value, its slope by log_sum_exp over ``total``, and what bends it."""
-    log_sum_exp = peak + log1p(rest)
+    log_sum_exp = log_sum(peak, rest)
     cost = z_loss * log_sum_exp * log_sum_exp
     pull = 2.0 * z_loss * log_sum_exp / total
     bend = 2.0 * z_loss / (total * total)

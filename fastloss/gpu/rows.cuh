@@ -2,13 +2,14 @@
 //
 // The loss's own text comes before this one: `struct Row` with its parameters, coefficients and what `first` found,
 // and `row_seen` (what formulas see of a prediction), `row_take_target`, `row_first`, `row_statistics`, `row_halfway`,
-// `row_again`, `row_finish`, `row_element`, `row_target` on it.
+// `row_again`, `row_finish`, `row_element`, `row_target`, `row_report` on it.
 //
 //   TRUE, PRED   storage types of y_true (class numbers if INDEXED) and y_pred     T      type of the arithmetic
 //   VECTOR       elements of a pack                                                BLOCK  threads of a block
 //   EVEN         whether every row begins and ends with a whole pack
 //   FIRST        what a row is reduced to first: PEAK, TOTAL or NOTHING            SUMS   most statistics of a round
 //   FIRST_OF     whether that is of something other than the predictions            AGAIN  whether there are two rounds
+//   REPORT       whether a row's report and place are written, and rows counted
 //   VALUE, LOSSES, GRAD, HESS, WEIGHTED, MASKED, CLASS_WEIGHTED                    what is wanted
 
 // What every rowwise kernel is given. Arrays and sizes: see `Arrays` and `Sizes`; an array that is not wanted is null.
@@ -35,7 +36,7 @@ struct Arrays {
     const T* class_weights;     // (classes)
     PRED* gradient;             // (rows, classes)
     PRED* hessian;              // (rows, classes)
-    T* losses;                  // (rows)
+    T* losses;                  // (rows); with REPORT all that `RowResults` in families/stats.py describes
 };
 
 struct Sizes {
@@ -255,4 +256,75 @@ __device__ __forceinline__ Rule target_of(const Row& row) {
     Rule rule = {T(0), T(0)};
     if constexpr (INDEXED) row_target(row, rule.gradient, rule.hessian);
     return rule;
+}
+
+// -- by-products ----------------------------------------------------------------------------------------------------
+
+// Where a row's first largest number is; -1: nowhere. NaN counts as nothing.
+struct Place {
+    T largest;
+    int column;
+};
+
+// How many rows a thread has seen that count, and whose largest prediction is the true class.
+struct Tally {
+    int correct, valid;
+};
+
+__device__ __forceinline__ Place no_place() { return {-infinity<T>(), -1}; }
+
+__device__ __forceinline__ void add_place(Place& place, T number, int column) {
+    if (number > place.largest) place = {number, column};
+}
+
+__device__ __forceinline__ bool before(const Place& place, const Place& other) {
+    return place.largest > other.largest || (place.largest == other.largest && place.column < other.column);
+}
+
+template <typename Stored>
+__device__ __forceinline__ void add_places(Place& place, const Pack<Stored, VECTOR>& pack, int column, int classes) {
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i)
+        if (inside(column + i, classes)) add_place(place, loaded<T>(pack.values[i]), column + i);
+}
+
+template <int LANES = WARP>
+__device__ __forceinline__ Place warp_place(Place place) {
+#pragma unroll
+    for (int distance = LANES / 2; distance > 0; distance /= 2) {
+        const Place other = {
+            __shfl_xor_sync(WHOLE_WARP, place.largest, distance), __shfl_xor_sync(WHOLE_WARP, place.column, distance)};
+        if (before(other, place)) place = other;
+    }
+    return place;
+}
+
+// By one thread of a row. `sought`: where its targets are largest, if they are dense.
+__device__ __forceinline__ void write_report(
+    const Arrays& arrays, const Sizes& sizes, const Head& head, const Row& here, Long row, const Place& found,
+    const Place& sought, Tally& tally) {
+    T report = T(0);
+    int column = -1;
+    if (head.counts) {
+        report = head.bad ? not_a_number<T>() : row_report(here);
+        if (report == report) column = found.column;
+        const Long target = INDEXED ? head.label : Long(sought.column);
+        tally.valid += 1;
+        tally.correct += column >= 0 && column == target;
+    }
+    arrays.losses[sizes.rows + row] = report;
+    reinterpret_cast<Long*>(arrays.losses + 2 * sizes.rows)[row] = column;
+}
+
+// Integers: any order gives the same sum.
+__device__ __forceinline__ void add_tally(const Arrays& arrays, const Sizes& sizes, const Tally& tally) {
+    unsigned long long* counts = reinterpret_cast<unsigned long long*>(arrays.losses + 2 * sizes.rows) + sizes.rows;
+    atomicAdd(counts, (unsigned long long)(tally.correct));
+    atomicAdd(counts + 1, (unsigned long long)(tally.valid));
+}
+
+// By every thread.
+__device__ __forceinline__ void add_tallies(const Arrays& arrays, const Sizes& sizes, const Tally& tally) {
+    const Tally all = {warp_sum(tally.correct), warp_sum(tally.valid)};
+    if (threadIdx.x % WARP == 0) add_tally(arrays, sizes, all);
 }

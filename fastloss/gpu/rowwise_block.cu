@@ -61,6 +61,21 @@ __device__ __forceinline__ void block_sums(T* sums) {
         sums[sum] = warp_sum(threadIdx.x % WARP < BLOCK / WARP ? parts[sum * WARP + threadIdx.x % WARP] : T(0));
 }
 
+// Where the first largest number is over the block: in every thread.
+__device__ __forceinline__ Place block_place(Place place) {
+    FL_SHARED(T, numbers, WARP);
+    FL_SHARED(int, columns, WARP);
+    place = warp_place(place);
+    __syncthreads();  // the last row's may still be being read
+    if (threadIdx.x % WARP == 0) {
+        numbers[threadIdx.x / WARP] = place.largest;
+        columns[threadIdx.x / WARP] = place.column;
+    }
+    __syncthreads();
+    const int warp = threadIdx.x % WARP;
+    return warp_place(warp < BLOCK / WARP ? Place{numbers[warp], columns[warp]} : no_place());
+}
+
 // shared_packs: packs that dynamic shared memory holds. At least one block a multiprocessor: told of none, the compiler
 // wishes for two and spills.
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) fastloss_rowwise_block(ROW_ARGUMENTS, int shared_packs PARAMETERS) {
@@ -79,6 +94,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) fastloss_rowwise_block(RO
         Row here = row_of(arrays, sizes, head, row, every);
         T loss = head.bad ? not_a_number<T>() : T(0);
         Packed held[PACKS];
+        Place found = no_place(), sought = no_place();
         const bool computed = head.counts && !head.bad;  // the same in every thread of the block
         if (computed) {
 #pragma unroll
@@ -115,12 +131,26 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) fastloss_rowwise_block(RO
                 block_sums(sums);
             }
             loss = loss_of(head, here, sums);
+            if constexpr (REPORT) {
+                each_pack<false>(held, shared, shared_packs, x_row, layout, classes, [&](int column, const Packed& x) {
+                    add_places(found, x, column, classes);
+                    if constexpr (!INDEXED)
+                        add_places(sought, load_targets(arrays, sizes, row, column), column, classes);
+                });
+                found = block_place(found);
+                if constexpr (!INDEXED) sought = block_place(sought);
+            }
             // Every thread has read the true class's prediction before one writes where it was.
             if constexpr (FIRST == NOTHING && !HAS_STATISTICS) __syncthreads();
         }
         if (threadIdx.x == 0) {
             if constexpr (LOSSES) losses[row] = loss * normalizer.scale;
             total += double(loss);
+            if constexpr (REPORT) {
+                Tally tally = {};
+                write_report(arrays, sizes, head, here, row, found, sought, tally);
+                add_tally(arrays, sizes, tally);
+            }
         }
         if constexpr (GRAD || HESS) {
             if (computed) {

@@ -51,7 +51,7 @@ __device__ __forceinline__ void empty_slab(PRED* to, int elements, int classes, 
 
 // The row's weighted loss; its gradient takes the place of its predictions, its Hessian that of its targets.
 __device__ __forceinline__ T compute_row(
-    const Arrays& arrays, const Sizes& sizes, const Head& head, Row row, T* xs, T* seconds, T scale) {
+    const Arrays& arrays, const Sizes& sizes, const Head& head, Row& row, T* xs, T* seconds, T scale) {
     if (!head.counts || head.bad) {
         for (int column = 0; column < sizes.classes; ++column) {
             if constexpr (GRAD) xs[column] = T(0);
@@ -115,6 +115,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) fastloss_rowwise_slab(ROW_AR
     T* seconds = xs + BLOCK * pitch;
     const Row every = every_row(classes, class_weight_sum PARAMETER_NAMES);
     double total = 0.0;
+    Tally tally = {};
 
     for (Long slab = blockIdx.x; slab * BLOCK < rows; slab += gridDim.x) {
         const Long first_row = slab * BLOCK, first = first_row * classes;
@@ -127,7 +128,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK) fastloss_rowwise_slab(ROW_AR
         if (row < rows) {
             const Head head = head_of(arrays, sizes, row, normalizer.dead());
             const int place = threadIdx.x * pitch;
-            const T loss = compute_row(arrays, sizes, head, every, xs + place, seconds + (SECOND ? place : 0), normalizer.scale);
+            Row here = every;
+            Place found = no_place(), sought = no_place();
+            if constexpr (REPORT) {  // before the gradient takes their place
+                for (int column = 0; column < classes; ++column) {
+                    add_place(found, xs[place + column], column);
+                    if constexpr (!INDEXED) add_place(sought, seconds[place + column], column);
+                }
+            }
+            const T loss = compute_row(arrays, sizes, head, here, xs + place, seconds + (SECOND ? place : 0), normalizer.scale);
+            if constexpr (REPORT) write_report(arrays, sizes, head, here, row, found, sought, tally);
             if constexpr (LOSSES) losses[row] = loss * normalizer.scale;
             total += double(loss);
         }
@@ -137,5 +147,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK) fastloss_rowwise_slab(ROW_AR
             if constexpr (HESS) empty_slab(hessian + first, elements, classes, pitch, seconds);
         }
     }
+    if constexpr (REPORT) add_tallies(arrays, sizes, tally);
     if constexpr (VALUE && !LOSSES) write_value<BLOCK>(total, partials, ticket, value, normalizer);
 }

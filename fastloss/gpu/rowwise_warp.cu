@@ -28,6 +28,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) fastloss_rowwise_warp(ROW
     const int lane = threadIdx.x % LANES;
     const Long step = Long(gridDim.x) * AT_ONCE;
     double total = 0.0;
+    Tally tally = {};
     Held next = {};
     Head head_of_next = {};
     Row row_of_next = every;
@@ -96,6 +97,19 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) fastloss_rowwise_warp(ROW
             if constexpr (LOSSES) losses[row] = loss * normalizer.scale;
             total += double(loss);
         }
+        if constexpr (REPORT) {
+            Place found = no_place(), sought = no_place();
+#pragma unroll
+            for (int n = 0; n < PACKS; ++n) {
+                const int k = n * LANES + lane, column = k * VECTOR - layout.lead;
+                if (k >= layout.packs) continue;
+                add_places(found, held.packs[n], column, classes);
+                if constexpr (!INDEXED) add_places(sought, load_targets(arrays, sizes, row, column), column, classes);
+            }
+            found = warp_place<LANES>(found);
+            if constexpr (!INDEXED) sought = warp_place<LANES>(sought);
+            if (lane == 0 && present) write_report(arrays, sizes, head, here, row, found, sought, tally);
+        }
         if constexpr (GRAD || HESS) {
             const Rule target = target_of(here);
 #pragma unroll
@@ -108,5 +122,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) fastloss_rowwise_warp(ROW
             }
         }
     }
+    if constexpr (REPORT) add_tallies(arrays, sizes, tally);
     if constexpr (VALUE && !LOSSES) write_value<BLOCK>(total, partials, ticket, value, normalizer);
 }

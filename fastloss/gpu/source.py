@@ -247,7 +247,7 @@ def row_text(formula: RowFormula) -> str:
     pieces = {name: piece for name in PIECES if (piece := getattr(formula, name)) is not None}
     texts = [f"namespace piece_{name} {{\n{cuda_text(piece)}}}" for name, piece in pieces.items()]
     functions = [*_link(formula), _first(formula), _statistics(formula), _again(formula), _finish(formula)]
-    functions += _rules(formula)
+    functions += [*_rules(formula), _report(formula)]
     return "\n".join([_row_struct(formula), *texts, *functions])
 
 
@@ -263,6 +263,7 @@ def _row_struct(formula: RowFormula) -> str:
             f"constexpr int FIRST = {first}, SUMS = {max(1, len(formula.sums), len(formula.sums_again))};",
             f"constexpr bool FIRST_OF = {int(formula.first_of is not None)};",
             f"constexpr bool HAS_STATISTICS = {int(formula.statistics is not None)};",
+            f"constexpr bool REPORT = {int(formula.report is not None)};",
             f"constexpr bool AGAIN = {int(formula.again is not None)};",
             "struct Row {  // what is the same for all elements of a row",
             f"    T {', '.join(fields)};",
@@ -398,6 +399,14 @@ def _rules(formula: RowFormula) -> list[str]:
     else:
         lines += ["    gradient = hessian = T(0);", "}"]
     return ["\n".join(lines)]
+
+
+def _report(formula: RowFormula) -> str:
+    head = "__device__ __forceinline__ T row_report(const Row& row) {"
+    if formula.report is None:
+        return "\n".join([head, "    return T(0);", "}"])
+    wires = _wires(formula) | {name: f"row.found_{name}" for name in formula.coefficients}
+    return "\n".join([head, *_call("report", formula.report, wires), "    return results[0];", "}"])
 
 
 def _penalty(name: str, formula: RowFormula, wires: dict[str, str]) -> list[str]:

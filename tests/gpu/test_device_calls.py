@@ -375,6 +375,21 @@ def test_a_bad_label_makes_its_row_nan_and_touches_nothing_else(cupy, loss, clas
             loss(cupy.asarray(wrong), cupy.asarray(p), check="raise")
 
 
+def test_by_products_stay_on_the_device(cupy):
+    """Nothing waits for them; a row whose label is bad counts, and is not correct."""
+    loss = fl.SparseCategoricalCrossentropy(from_logits=True, stats=True)
+    _, p = operands(loss, (7, 5))
+    bad = np.arange(7) == 3
+    y = np.where(bad, 5, p.argmax(axis=1))
+    value, stats = loss(cupy.asarray(y), cupy.asarray(p))
+    assert (len(cupy.launches), cupy.synchronisations) == (1, 0)
+    log_sum_exp, argmax, correct, valid = map(host, stats)
+    assert np.isnan(host(value))
+    np.testing.assert_array_equal(np.isnan(log_sum_exp), bad)
+    np.testing.assert_array_equal(argmax, np.where(bad, -1, y))
+    assert (correct, valid) == (6, 7)
+
+
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
 @pytest.mark.parametrize("reduction", ["mean", "weighted_mean"])
 @pytest.mark.parametrize("loss", EVERY)

@@ -13,6 +13,7 @@ import pytest
 from fake_cupy import FakeArray, FakeCupy
 
 from fastloss.families.loss import Loss
+from fastloss.families.stats import Stats
 from fastloss.gpu import launch
 from fastloss.validate import as_array, labels, prediction, target
 
@@ -80,7 +81,10 @@ def through(evaluated, fake):
             if given[name] is not None:
                 given[name][...] = sent[id(given[name])]._host
         back = {id(array): given[name] for name in ("out", "hess_out") for array in [sent.get(id(given[name]))]}
-        value, *others = (_back(result, back) for result in results)
+        value, *others = (_back(result, back) for result in results[:3])
+        for stats in results[3:]:
+            log_sum_exp, argmax, correct, valid = (_back(part, {}) for part in stats)
+            others.append(Stats(log_sum_exp, argmax, int(correct), int(valid)))
         is_number = value is not None and self.reduction != "none"
         return (float(value) if is_number else value, *others)
 
