@@ -56,6 +56,10 @@ from .losses.elementwise.tweedie import Tweedie as Tweedie
 from .losses.elementwise.tweedie import tweedie as tweedie
 from .losses.rowwise.categorical_crossentropy import CategoricalCrossentropy as CategoricalCrossentropy
 from .losses.rowwise.categorical_crossentropy import categorical_crossentropy as categorical_crossentropy
+from .losses.rowwise.categorical_focal_crossentropy import CategoricalFocalCrossentropy as CategoricalFocalCrossentropy
+from .losses.rowwise.categorical_focal_crossentropy import (
+    categorical_focal_crossentropy as categorical_focal_crossentropy,
+)
 from .losses.rowwise.categorical_generalized_cross_entropy import (
     CategoricalGeneralizedCrossEntropy as CategoricalGeneralizedCrossEntropy,
 )

@@ -73,8 +73,9 @@ def parameter_values(field, classes):
         return named or tuple(int(number) for number in words.removeprefix("one of ").split(", "))
     if field.name == "axis":
         return (-1,)  # axes are a matter of layout: see test_layouts.py
-    if words.startswith("None or a sequence"):
-        return (None, tuple(float(weight) for weight in np.resize([0.5, 2.0, 0.0, 1.0, 3.25], classes)))
+    if words.endswith("a sequence of finite numbers >= 0"):
+        single = (None,) if words.startswith("None") else (field.default, 1.0)
+        return (*single, tuple(float(weight) for weight in np.resize([0.5, 2.0, 0.0, 1.0, 3.25], classes)))
     return tuple(dict.fromkeys((field.default, *_VALUES[words])))
 
 

@@ -846,6 +846,10 @@ WRONG_VALUES = {
         *(1.0, "12", [], [-1.0, 1.0], [NAN, 1.0], [INF], ["1", "2"], ["a"], [1j], [None], {1.0}, object),
         *(np.ones((3, 2)), [[1.0], [1.0, 2.0]], masked([1.0, 2.0]), 10**400, [10**400]),
     ),
+    ">= 0 or a sequence of finite numbers >= 0": (
+        *(-1.0, INF, NAN, True, "12", None, [], [-1.0, 1.0], [NAN, 1.0], [INF], ["1", "2"], [1j], [None], object),
+        *(np.ones((3, 2)), [[1.0], [1.0, 2.0]], masked([1.0, 2.0]), 10**400, [10**400]),
+    ),
     "one of": ("", "Mean", "average", None, 0, b"mean", ["mean"], NAN, np.array([["mean"], ["sum"]])),
 }
 

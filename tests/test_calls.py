@@ -82,7 +82,7 @@ def for_classes(loss, size):
     given = getattr(loss, "class_weight", None)
     if given is None or not is_rowwise(loss):
         return loss
-    return with_reduction(loss, loss.reduction, class_weight=tuple(np.resize(given, CLASSES[size])))
+    return with_reduction(loss, loss.reduction, **{loss.weights_name: tuple(np.resize(given, CLASSES[size]))})
 
 
 def weights_for(kind, shape, rng):

@@ -62,6 +62,9 @@ MORE_ULPS = dict.fromkeys(("dice", "tversky"), (ULPS, 14.0, 18.5))
 #: entropy has a rate of 2 ulp and 2 more products besides. In the Hessian that has a factor of 2.5 and 2 products.
 MORE_ULPS["binary_focal_crossentropy"] = (9.0, 12.0, 15.5)
 WELL_CONDITIONED = 1.0
+#: How sensitive results may be that the comparison must not be without. Every one of a focal loss depends on several
+#: probabilities and on a power: none on its inputs' roundings by less than 1 ulp, half by less than 3.
+NOT_WITHOUT = {"categorical_focal_crossentropy": 3.0}
 #: Roundings that one input passes before a difference that cancels, at most: 4 in a smoothed target
 #: (1 - s, the product, s / classes, the sum), 4 in a sum of five classes, 1 in a division.
 EXPLAINED = 9.0
@@ -146,17 +149,21 @@ def ulp_of(results, dtype):
     return ulp(np.array([float(x) for x in np.asarray(results, object).flat]).reshape(np.shape(results)), dtype)
 
 
-def lost(loss, p):
+def lost(loss, p, dtype):
     """What flushing costs: of the smallest normal number, the largest multiple that may be 0.
 
     Exponentials and products below that number count as 0 (ARCHITECTURE.md), and whatever multiplies them afterwards
     with them. That is at most 2 (the largest coefficient in gradients and Hessians) but where a parameter says more: an
-    element of poly-1 cross-entropy whose target is 0 has p (1 + epsilon sum(y p)), y a distribution. A penalty adds the
-    slope 2 z |log-sum-exp| to that coefficient; a link's slope, in Hessians squared, is up to 1 / temperature, of a cap
-    4 times that and an exponential which counts as 0 itself.
+    element of poly-1 cross-entropy whose target is 0 has p (1 + epsilon sum(y p)), y a distribution. In the Hessian of
+    categorical focal cross-entropy an element has alpha p (y gamma (2 + |log p|) + at most 1 + gamma, the sum of
+    slopes), and p |log p| is largest where p is. A penalty adds the slope 2 z |log-sum-exp| to that coefficient; a
+    link's slope, in Hessians squared, is up to 1 / temperature, of a cap 4 times that and an exponential which counts
+    as 0 itself.
     """
     if loss.name == "poly1_crossentropy":
         return max(2.0, 1.0 + abs(loss.epsilon))
+    if loss.name == "categorical_focal_crossentropy":
+        return max(2.0, np.max(loss.alpha) * (1.0 + loss.gamma * (3.0 - np.log(np.finfo(dtype).tiny))))
     if not is_rowwise(loss) or not loss.around():
         return 2.0
     largest = abs(p).max(axis=-1, keepdims=True) if loss.softcap is None else loss.softcap
@@ -201,7 +208,7 @@ def judge(loss, y, p, share=False):
     losses, gradient, hessian = with_reduction(loss, "none").value_grad_and_hess(y, p)
     actual = (losses.reshape(exact[0].shape), gradient, hessian)
     off = [
-        errors(result, right, dtype, lost(loss, np.asarray(p, np.float64)))
+        errors(result, right, dtype, lost(loss, np.asarray(p, np.float64), dtype))
         for result, right in zip(actual, exact, strict=True)
     ]
     asked = np.logical_or.reduce([rows_of(~(error <= base)) for error, base in zip(off, rounded(loss), strict=True)])
@@ -213,7 +220,7 @@ def judge(loss, y, p, share=False):
         assert all(given == given for given in np.asarray(right)[counted].flat), f"{what}: the formula gives NaN"
         error, change = error[counted], change[counted]
         well = change <= WELL_CONDITIONED
-        well_conditioned += well.sum()
+        well_conditioned += (change <= NOT_WITHOUT.get(loss.name, WELL_CONDITIONED)).sum()
         with np.errstate(over="ignore"):
             allowed = base + np.where(well, 0.0, EXPLAINED * change) + uniform / ulp_of(right, dtype)[counted]
         worst = int(np.argmax(~(error <= allowed)))

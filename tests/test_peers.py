@@ -320,6 +320,22 @@ def scipy_multi_margin(loss, y, p):
     return (scale * missing**loss.p).sum(axis=-1), others - true * others.sum(axis=-1, keepdims=True)
 
 
+def scipy_categorical_focal_crossentropy(loss, y, p):
+    goal = np.array(loss.alpha) * (y * (1 - loss.label_smoothing) + loss.label_smoothing / p.shape[-1])
+    total = p.sum(axis=-1, keepdims=True)
+    share = special.softmax(p, axis=-1) if loss.from_logits else p / total
+    q = share if loss.from_logits else np.clip(share, loss.epsilon, 1 - loss.epsilon)
+    log_q = special.log_softmax(p, axis=-1) if loss.from_logits else np.log(q)
+    missing = np.where(q < 1, 1 - q, np.finfo(float).tiny)
+    value = -np.where(goal == 0, 0, goal * missing**loss.gamma * log_q).sum(axis=-1)
+    slope = goal * (loss.gamma * missing ** (loss.gamma - 1) * special.xlogy(q, q) - missing**loss.gamma)
+    slope = np.where(q == share, slope, 0.0)
+    outer = slope.sum(axis=-1, keepdims=True)
+    if loss.from_logits:
+        return value, slope - q * outer
+    return value, np.divide(slope, p, out=np.zeros_like(p), where=slope != 0) - outer / total
+
+
 SCIPY = {name.removeprefix("scipy_"): function for name, function in globals().items() if name.startswith("scipy_")}
 
 

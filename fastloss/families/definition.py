@@ -18,6 +18,7 @@ from .parameters import (
     quantiles,
     real,
     unit_interval,
+    weights,
     wrt,
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "quantiles",
     "real",
     "unit_interval",
+    "weights",
     "wrt",
 ]

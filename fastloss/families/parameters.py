@@ -140,19 +140,25 @@ def _integer(value: Any) -> int:
 
 def optional_weights(doc: str) -> Any:
     """A sequence of finite numbers of 0 or more, kept as a tuple; or None."""
+    rule = Rule("None or a sequence of finite numbers >= 0", lambda x: None if x is None else _weights(x))
+    return _parameter(None, rule, doc)
 
-    def convert(value: Any) -> tuple[float, ...] | None:
-        if value is None:
-            return None
-        given = np.asarray(value)
-        if isinstance(value, np.ma.MaskedArray) or given.dtype.kind not in "fiu":
-            raise ValueError
-        weights = given.astype(np.float64)
-        if weights.ndim != 1 or not weights.size or not np.all(np.isfinite(weights) & (weights >= 0)):
-            raise ValueError
-        return tuple(weights.tolist())
 
-    return _parameter(None, Rule("None or a sequence of finite numbers >= 0", convert), doc)
+def weights(default: float, doc: str) -> Any:
+    """A finite number of 0 or more, or a sequence of such numbers, kept as a tuple."""
+    number = _real(lambda x: 0 <= x < math.inf)
+    rule = Rule(">= 0 or a sequence of finite numbers >= 0", lambda x: _weights(x) if np.ndim(x) else number(x))
+    return _parameter(default, rule, doc)
+
+
+def _weights(value: Any) -> tuple[float, ...]:
+    given = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray) or given.dtype.kind not in "fiu":
+        raise ValueError
+    weights = given.astype(np.float64)
+    if weights.ndim != 1 or not weights.size or not np.all(np.isfinite(weights) & (weights >= 0)):
+        raise ValueError
+    return tuple(weights.tolist())
 
 
 def one_of(default: int, numbers: Sequence[int], doc: str) -> Any:

@@ -45,6 +45,8 @@ class RowsLoss(Loss, abstract=True):
     """
 
     indexed: ClassVar[bool] = False
+    #: The parameter that holds what ``class_weight`` gives.
+    weights_name: ClassVar[str] = "class_weight"
     axis: int | tuple[int, ...] | None = -1
 
     @classmethod
@@ -63,7 +65,9 @@ class RowsLoss(Loss, abstract=True):
         }
 
     def variant(self) -> str:
-        """Label of the formula that this configuration uses."""
+        """Label of the formula that this configuration uses: its only one, or that for logits or probabilities."""
+        if hasattr(self, "from_logits"):
+            return "logits" if self.from_logits else "probabilities"
         return next(iter(self.row_formulas()))
 
     def _plan(self, outputs: int, true: str, pred: str, few_classes: bool, long_rows: bool, bypass_cache: bool) -> Any:
@@ -223,11 +227,11 @@ class RowsLoss(Loss, abstract=True):
         classes = math.prod(p.shape[axis] for axis in axes)
         if len(given) != classes:
             rule = f"have one weight per class, {classes}"
-            raise ValueError(rejected(self.name, "class_weight", rule, len(given)))
+            raise ValueError(rejected(self.name, self.weights_name, rule, len(given)))
         with np.errstate(over="ignore"):
             weights = np.array(given, precision_of(p))
         if not np.isfinite(weights).all():
-            raise ValueError(rejected(self.name, "class_weight", f"be finite in {weights.dtype}", given))
+            raise ValueError(rejected(self.name, self.weights_name, f"be finite in {weights.dtype}", given))
         return weights.astype(self._computing(p), copy=False)
 
     def _weighing(

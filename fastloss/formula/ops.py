@@ -120,6 +120,11 @@ def nothing_of(x: Operand) -> Operand:
     return where(x == x, 0.0, x)
 
 
+def or_nothing(product: Operand, x: Operand) -> Operand:
+    """A product, or 0 where that is NaN but x, which it is made of, is not: where it is 0 times infinity."""
+    return where(product == product, product, nothing_of(x))
+
+
 def sign(x: Operand) -> Operand:
     """-1, 0 or 1; NaN stays NaN."""
     return where(x > 0.0, 1.0, where(x < 0.0, -1.0, x))

@@ -115,3 +115,48 @@ def squared_log_sum_target(
 ) -> Any:
     """The same for the true class."""
     return squared_log_sum_element(exponential(target_x, peak), rest, total, pull, bend)
+
+
+# -- losses that are a sum over the classes of terms h(log p) ---------------------------------------------------------
+#
+# With a term's slope h' and curvature h'', the derivatives by its logit are ``h' (1 - p) - p (the other slopes)`` and
+# ``h'' (1 - p)^2 + p^2 (the other curvatures) - p (1 - p) (all slopes)``. Sums are taken apart at the peaks and below
+# them, so that the others' sum is nowhere a difference that cancels. ``kept``, which is flushed to 0 where a logarithm
+# of p still makes much of it, is multiplied last: of a curvature, ``bend`` is that over p / (1 - p).
+
+
+def shares(others: Operand, peaks: Operand) -> Any:
+    """What comes between the rounds: log p is ``(x - peak) - level``, p is ``kept share``."""
+    rest = others + (peaks - 1.0)
+    total = 1.0 + rest
+    share = 1.0 / total
+    level = log1p(rest)
+    return rest, total, share, level
+
+
+def parted(x: Operand, peak: Operand, term: Operand) -> Any:
+    """What a term adds to the sum at the peaks, and to that below them."""
+    return where(x == peak, term, 0.0), where(x == peak, 0.0, term)
+
+
+def finish_terms(
+    cost: Operand, rest: Operand, total: Operand, share: Operand, level: Operand,
+    peak_slopes: Operand, other_slopes: Operand, peak_curvatures: Operand, other_curvatures: Operand,
+) -> Any:  # fmt: skip
+    """The row's loss, and all that `slopes_of_terms` wants."""
+    value = cost + 0.0 * level  # a NaN shows
+    return value, rest, total, share, level, peak_slopes, other_slopes, peak_curvatures, other_curvatures
+
+
+def slopes_of_terms(
+    kept: Operand, away: Operand, share: Operand, slope: Operand, curvature: Operand, bend: Operand,
+    peak_slopes: Operand, other_slopes: Operand, peak_curvatures: Operand, other_curvatures: Operand,
+) -> Any:  # fmt: skip
+    """Gradient and Hessian by one logit; ``away`` is 1 - p."""
+    peak = kept == 1.0
+    pull = where(peak, other_slopes + (peak_slopes - slope), peak_slopes + (other_slopes - slope))
+    bent = where(
+        peak, other_curvatures + (peak_curvatures - curvature), peak_curvatures + (other_curvatures - curvature)
+    )
+    across = (bend - (peak_slopes + other_slopes)) * away + kept * (share * bent)
+    return slope * away - kept * (share * pull), kept * (share * across)

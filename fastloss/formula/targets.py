@@ -10,3 +10,8 @@ from .ops import where
 def signed(y: Any, binary: Any) -> Any:
     """Labels -1 and 1: the labels themselves, or made of 0 and 1 where ``binary`` is 1."""
     return where(binary == 1.0, 2.0 * y - 1.0, y)
+
+
+def goal_of(y: Any, class_weight: Any, label_smoothing: Any, classes: Any) -> Any:
+    """What a row asks of one class: its smoothed target times its weight."""
+    return class_weight * (y * (1.0 - label_smoothing) + label_smoothing / classes)

@@ -39,7 +39,7 @@ def operands(loss, shape, dtype="float32", seed=0):
 
 def with_classes(loss, classes):
     given = getattr(loss, "class_weight", None)
-    weights = {} if given is None else {"class_weight": tuple(np.resize(given, classes))}
+    weights = {} if given is None else {loss.weights_name: tuple(np.resize(given, classes))}
     return type(loss)(**{**loss.__getstate__(), "reduction": "sum", **weights})
 
 

@@ -9,6 +9,7 @@ from ...formula.ops import log1p, nothing_of, product, quotient, where
 from ...formula.probability import log_clipped, reached
 from ...formula.rows import RowFormula
 from ...formula.softmax import slopes_by_goal, softmax_sums
+from ...formula.targets import goal_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +95,12 @@ class CategoricalCrossentropy(SoftmaxLoss):
         return ("logits" if self.from_logits else "probabilities") + (".y_true" if self.wrt == "y_true" else "")
 
 
-def _goal(y: Any, class_weight: Any, label_smoothing: Any, classes: Any) -> Any:
-    """What the row asks of one class: its smoothed target times its weight."""
-    return class_weight * (y * (1.0 - label_smoothing) + label_smoothing / classes)
-
-
 # -- from logits -------------------------------------------------------------------------------------------------
 
 
 def _statistics(x: Any, y: Any, peak: Any, class_weight: Any, label_smoothing: Any, classes: Any) -> Any:
     kept, others, peaks = softmax_sums(x, peak)
-    goal = _goal(y, class_weight, label_smoothing, classes)
+    goal = goal_of(y, class_weight, label_smoothing, classes)
     # Apart, because the gradient at a peak wants the other goals without a subtraction that cancels.
     peak_goals = where(x == peak, goal, 0.0)
     other_goals = where(x == peak, 0.0, goal)
@@ -134,7 +130,7 @@ def _element(
     peak_goals: Any,
     other_goals: Any,
 ) -> Any:
-    goal = _goal(y, class_weight, label_smoothing, classes)
+    goal = goal_of(y, class_weight, label_smoothing, classes)
     grad, hess = slopes_by_goal(goal, kept, rest, total, share, mass, peak_goals, other_goals)
     return grad, hess
 
@@ -156,7 +152,7 @@ def _by_target(x: Any, peak: Any, log_total: Any, nothing: Any, class_weight: An
 def _probability_statistics(
     x: Any, y: Any, total: Any, class_weight: Any, label_smoothing: Any, classes: Any, epsilon: Any
 ) -> Any:
-    goal = _goal(y, class_weight, label_smoothing, classes)
+    goal = goal_of(y, class_weight, label_smoothing, classes)
     cost = -product(goal, log_clipped(x / total, epsilon))
     active = reached(goal, x / total, epsilon)
     return cost, active
@@ -170,7 +166,7 @@ def _probability_finish(cost: Any, active: Any, total: Any) -> Any:
 def _probability_element(
     x: Any, y: Any, total: Any, level: Any, class_weight: Any, label_smoothing: Any, classes: Any, epsilon: Any
 ) -> Any:
-    slope = quotient(reached(_goal(y, class_weight, label_smoothing, classes), x / total, epsilon), x)
+    slope = quotient(reached(goal_of(y, class_weight, label_smoothing, classes), x / total, epsilon), x)
     return level - slope, quotient(slope, x) - level / total
 
 
