@@ -72,6 +72,8 @@ from .losses.rowwise.cosine_similarity import CosineSimilarity as CosineSimilari
 from .losses.rowwise.cosine_similarity import cosine_similarity as cosine_similarity
 from .losses.rowwise.dice import Dice as Dice
 from .losses.rowwise.dice import dice as dice
+from .losses.rowwise.jensen_shannon import JensenShannon as JensenShannon
+from .losses.rowwise.jensen_shannon import jensen_shannon as jensen_shannon
 from .losses.rowwise.kl_divergence import KLDivergence as KLDivergence
 from .losses.rowwise.kl_divergence import kl_divergence as kl_divergence
 from .losses.rowwise.multi_margin import MultiMargin as MultiMargin

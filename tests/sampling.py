@@ -428,6 +428,8 @@ def _hard_targets(loss, numbers, places, x):
             soft = np.where(places[:, None] == 4, 0.0, soft)
         case "real":  # as the prediction, against it, across, without length, and anyhow
             soft = np.choose(places[:, None], [0.5 * x, -x, one_hot, 0.0 * x, x[:, ::-1] + 1.0])
+        case "probability":
+            soft = 0.9 * one_hot + 0.02
         case "log_distribution":
             soft = np.log(0.9 * one_hot + 0.02) - np.where(even, 0.0, 1e4 * (1.0 - one_hot))
         case _:

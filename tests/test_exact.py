@@ -56,11 +56,14 @@ HESSIAN_ULPS = 6.5
 #: Value, gradient and Hessian where that is less than what the formula rounds. Overlaps from logits: a sum of products
 #: with sigmoids has 3 ulp; the value is a quotient of two. The gradient divides one by two more and rounds both, times
 #: a sigmoid's slope of 3 ulp, and rounds 2 products; the Hessian has a factor of 4 ulp and a product besides.
-MORE_ULPS = dict.fromkeys(("dice", "tversky"), (ULPS, 14.0, 18.5))
+MORE_ULPS = dict.fromkeys((("dice", "logit"), ("tversky", "logit")), (ULPS, 14.0, 18.5))
 #: Focal from logits: 1 - q is a sigmoid of 2 ulp (exponential 1, sum and quotient 0.5 each), and its power, at most 2.5
 #: here, 2.5 times that and 1 of its own; the entropy, a softplus, has 2, and both products 1. In the gradient the
 #: entropy has a rate of 2 ulp and 2 more products besides. In the Hessian that has a factor of 2.5 and 2 products.
-MORE_ULPS["binary_focal_crossentropy"] = (9.0, 12.0, 15.5)
+MORE_ULPS["binary_focal_crossentropy", "logit"] = (9.0, 12.0, 15.5)
+#: Jensen-Shannon: ``log1p(b expm1(apart))`` has 1.3 ulp and those of its argument, 1 and a product, at most 1.45 times
+#: (where that is -1/2); 1 - b, a sum and a product follow.
+MORE_ULPS["jensen_shannon", "probability"] = (ULPS, 5.0, HESSIAN_ULPS)
 WELL_CONDITIONED = 1.0
 #: How sensitive results may be that the comparison must not be without. Every one of a focal loss depends on several
 #: probabilities and on a power: none on its inputs' roundings by less than 1 ulp, half by less than 3.
@@ -154,16 +157,21 @@ def lost(loss, p, dtype):
 
     Exponentials and products below that number count as 0 (ARCHITECTURE.md), and whatever multiplies them afterwards
     with them. That is at most 2 (the largest coefficient in gradients and Hessians) but where a parameter says more: an
-    element of poly-1 cross-entropy whose target is 0 has p (1 + epsilon sum(y p)), y a distribution. In the Hessian of
-    categorical focal cross-entropy an element has alpha p (y gamma (2 + |log p|) + at most 1 + gamma, the sum of
-    slopes), and p |log p| is largest where p is. A penalty adds the slope 2 z |log-sum-exp| to that coefficient; a
-    link's slope, in Hessians squared, is up to 1 / temperature, of a cap 4 times that and an exponential which counts
-    as 0 itself.
+    element of poly-1 cross-entropy whose target is 0 has p (1 + epsilon sum(y p)), y a distribution. A penalty adds the
+    slope 2 z |log-sum-exp| to that coefficient; a link's slope, in Hessians squared, is up to 1 / temperature, of a cap
+    4 times that and an exponential which counts as 0 itself.
+
+    Or a logarithm does, and p |log p| is largest where p is. In the Hessian of categorical focal cross-entropy an
+    element has alpha p (y gamma (2 + |log p|) + at most 1 + gamma, the sum of slopes). Of the Jensen-Shannon divergence
+    it has p (2 + softplus(log y - log p + log(beta / (1 - beta)))), and p (2 + log y - log p) where beta is 1.
     """
     if loss.name == "poly1_crossentropy":
         return max(2.0, 1.0 + abs(loss.epsilon))
     if loss.name == "categorical_focal_crossentropy":
         return max(2.0, np.max(loss.alpha) * (1.0 + loss.gamma * (3.0 - np.log(np.finfo(dtype).tiny))))
+    if loss.name == "jensen_shannon":
+        odds = loss.beta / (1.0 - loss.beta) if loss.beta < 1.0 else 1.0
+        return 3.0 + np.log(max(1.0, odds)) - np.log(np.finfo(dtype).tiny)
     if not is_rowwise(loss) or not loss.around():
         return 2.0
     largest = abs(p).max(axis=-1, keepdims=True) if loss.softcap is None else loss.softcap
@@ -235,7 +243,7 @@ def judge(loss, y, p, share=False):
 def rounded(loss):
     """How many ulp value, gradient and Hessian of well-conditioned inputs may be off."""
     usual = (ULPS, ULPS, HESSIAN_ULPS)
-    return MORE_ULPS.get(loss.name, usual) if loss.domain().y_pred == "logit" else usual
+    return MORE_ULPS.get((loss.name, loss.domain().y_pred), usual)
 
 
 def flags(loss):

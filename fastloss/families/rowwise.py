@@ -65,10 +65,11 @@ class RowsLoss(Loss, abstract=True):
         }
 
     def variant(self) -> str:
-        """Label of the formula that this configuration uses: its only one, or that for logits or probabilities."""
+        """Label of the formula that this configuration uses: by ``from_logits`` and ``wrt``, where it has them."""
+        label = next(iter(self.row_formulas()))
         if hasattr(self, "from_logits"):
-            return "logits" if self.from_logits else "probabilities"
-        return next(iter(self.row_formulas()))
+            label = "logits" if self.from_logits else "probabilities"
+        return label + (".y_true" if getattr(self, "wrt", "y_pred") == "y_true" else "")
 
     def _plan(self, outputs: int, true: str, pred: str, few_classes: bool, long_rows: bool, bypass_cache: bool) -> Any:
         key = (outputs, true, pred, few_classes, long_rows, bypass_cache)
