@@ -52,10 +52,6 @@ class CategoricalGeneralizedCrossEntropy(RowwiseLoss):
             ),
         }
 
-    def variant(self) -> str:
-        """Label of the formula that this configuration uses."""
-        return "logits" if self.from_logits else "probabilities"
-
     def domain(self) -> Domain:
         """Class numbers, and probabilities or logits."""
         return Domain("label", "logit" if self.from_logits else "probability")

@@ -3,25 +3,21 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Domain, Example, Peers, axes, flag, function_of, positive
-from ...families.rowwise import RowwiseLoss
+from ...families.definition import Example, Peers, function_of
+from ...families.overlap import OverlapLoss
 from ...formula.ops import tanh
 from ...formula.probability import sigmoid_slope, sigmoids
 from ...formula.rows import RowFormula
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dice(RowwiseLoss):
+class Dice(OverlapLoss):
     """How little two sets overlap: ``1 - (2 sum(y p) + smooth) / (sum(y) + sum(p) + smooth)``.
 
     The sums run along ``axis``: by default everything is one loss (as Keras' ``Dice``, which adds its epsilon to the
     denominator alone; Milletari et al. 2016, doi:10.1109/3DV.2016.79). The loss of two empty sets is 0. From logits x,
     ``p = 1 / (1 + exp(-x))``.
     """
-
-    axis: int | tuple[int, ...] | None = axes(None, "the axes that a loss runs along; None: all of them")
-    from_logits: bool = flag(False, "whether y_pred holds logits rather than probabilities")
-    smooth: float = positive(1e-7, "what is added to numerator and denominator")
 
     peers: ClassVar[Peers] = Peers(
         keras=(
@@ -35,23 +31,11 @@ class Dice(RowwiseLoss):
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example([1.0, 0.0], [0.5, 0.5], 0.25, [-0.3125, 0.1875], [0.15625, -0.09375], {"smooth": 2.0}),
-        Example(
-            [[1.0, 1.0, 0.0, 0.0]],
-            [[1.0, 0.0, 1.0, 0.0]],
-            0.4,
-            [[-0.28, -0.28, 0.12, 0.12]],
-            [[0.112, 0.112, -0.048, -0.048]],
-            {"smooth": 1.0},
-        ),
-        Example(
-            [1.0, 0.0],
-            [0.0, 0.0],
-            0.25,
-            [-0.078125, 0.046875],
-            [0.009765625, -0.005859375],
-            {"from_logits": True, "smooth": 2.0},
-        ),
-    )
+        Example([[1.0, 1.0, 0.0, 0.0]], [[1.0, 0.0, 1.0, 0.0]], 0.4, [[-0.28, -0.28, 0.12, 0.12]],
+                [[0.112, 0.112, -0.048, -0.048]], {"smooth": 1.0}),
+        Example([1.0, 0.0], [0.0, 0.0], 0.25, [-0.078125, 0.046875], [0.009765625, -0.005859375],
+                {"from_logits": True, "smooth": 2.0}),
+    )  # fmt: skip
 
     @classmethod
     def row_formulas(cls) -> dict[str, RowFormula]:
@@ -60,14 +44,6 @@ class Dice(RowwiseLoss):
             "logits": RowFormula(None, _logit_statistics, _finish, _logit_element),
             "probabilities": RowFormula(None, _statistics, _finish, _element),
         }
-
-    def variant(self) -> str:
-        """Label of the formula that this configuration uses."""
-        return "logits" if self.from_logits else "probabilities"
-
-    def domain(self) -> Domain:
-        """Each element's share in the set, from 0 to 1."""
-        return Domain("binary", "logit" if self.from_logits else "unit")
 
 
 def _statistics(x: Any, y: Any) -> Any:

@@ -8,7 +8,7 @@ from ...families.definition import Domain, Example, Peers, flag, function_of, op
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import clip, exp, log, log1p, nothing_of, product, where
 from ...formula.rows import RowFormula
-from ...formula.softmax import slopes_by_goal, softmax_sums
+from ...formula.softmax import parted, slopes_by_goal, softmax_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,71 +45,23 @@ class KLDivergence(RowwiseLoss):
         Example([[1.0, 0.0]], [[0.0, 0.0]], 0.6931471805599453, [[-0.5, 0.5]], [[0.25, 0.25]], {"from_logits": True}),
         Example([[0.5, 0.5]], [[-1.0, -2.0]], 0.8068528194400547, [[-0.5, -0.5]], [[0.0, 0.0]], {"log_input": True}),
         Example([[0.0, 0.0]], [[0.5, 0.25]], 2.0794415416798357, [[-2.0, -4.0]], [[4.0, 16.0]], {"log_target": True}),
-        Example(
-            [[0.0, 0.0, 0.0, -1e4]],
-            [[0.0, 0.0, 0.0, 0.0]],
-            4.1588830833596715,
-            [[-0.25, -0.25, -0.25, 0.75]],
-            [[0.5625, 0.5625, 0.5625, 0.5625]],
-            {"from_logits": True, "log_target": True},
-        ),
-        Example(
-            [[0.0, 0.0]],
-            [[-1.0, -2.0]],
-            3.0,
-            [[-1.0, -1.0]],
-            [[0.0, 0.0]],
-            {"log_input": True, "log_target": True},
-        ),
-        Example(
-            [[0.5, 0.5]],
-            [[0.25, 0.5]],
-            0.34657359027997264,
-            [[1.6931471805599453, 1.0]],
-            [[2.0, 2.0]],
-            {"wrt": "y_true"},
-        ),
-        Example(
-            [[0.25, 0.25]],
-            [[0.0, 0.0]],
-            -0.34657359027997264,
-            [[0.3068528194400547, 0.3068528194400547]],
-            [[4.0, 4.0]],
-            {"from_logits": True, "wrt": "y_true"},
-        ),
-        Example(
-            [[0.5, 0.5]],
-            [[-1.0, -2.0]],
-            0.8068528194400547,
-            [[1.3068528194400546, 2.3068528194400546]],
-            [[2.0, 2.0]],
-            {"log_input": True, "wrt": "y_true"},
-        ),
-        Example(
-            [[0.0, 0.0]],
-            [[0.5, 0.25]],
-            2.0794415416798357,
-            [[1.6931471805599453, 2.386294361119891]],
-            [[2.693147180559945, 3.386294361119891]],
-            {"log_target": True, "wrt": "y_true"},
-        ),
-        Example(
-            [[0.0, 0.0]],
-            [[0.0, 0.0]],
-            1.3862943611198906,
-            [[1.6931471805599453, 1.6931471805599453]],
-            [[2.693147180559945, 2.693147180559945]],
-            {"from_logits": True, "log_target": True, "wrt": "y_true"},
-        ),
-        Example(
-            [[0.0, 0.0]],
-            [[-1.0, -2.0]],
-            3.0,
-            [[2.0, 3.0]],
-            [[3.0, 4.0]],
-            {"log_input": True, "log_target": True, "wrt": "y_true"},
-        ),
-    )
+        Example([[0.0, 0.0, 0.0, -1e4]], [[0.0, 0.0, 0.0, 0.0]], 4.1588830833596715, [[-0.25, -0.25, -0.25, 0.75]],
+                [[0.5625, 0.5625, 0.5625, 0.5625]], {"from_logits": True, "log_target": True}),
+        Example([[0.0, 0.0]], [[-1.0, -2.0]], 3.0, [[-1.0, -1.0]], [[0.0, 0.0]],
+                {"log_input": True, "log_target": True}),
+        Example([[0.5, 0.5]], [[0.25, 0.5]], 0.34657359027997264, [[1.6931471805599453, 1.0]], [[2.0, 2.0]],
+                {"wrt": "y_true"}),
+        Example([[0.25, 0.25]], [[0.0, 0.0]], -0.34657359027997264, [[0.3068528194400547, 0.3068528194400547]],
+                [[4.0, 4.0]], {"from_logits": True, "wrt": "y_true"}),
+        Example([[0.5, 0.5]], [[-1.0, -2.0]], 0.8068528194400547, [[1.3068528194400546, 2.3068528194400546]],
+                [[2.0, 2.0]], {"log_input": True, "wrt": "y_true"}),
+        Example([[0.0, 0.0]], [[0.5, 0.25]], 2.0794415416798357, [[1.6931471805599453, 2.386294361119891]],
+                [[2.693147180559945, 3.386294361119891]], {"log_target": True, "wrt": "y_true"}),
+        Example([[0.0, 0.0]], [[0.0, 0.0]], 1.3862943611198906, [[1.6931471805599453, 1.6931471805599453]],
+                [[2.693147180559945, 2.693147180559945]], {"from_logits": True, "log_target": True, "wrt": "y_true"}),
+        Example([[0.0, 0.0]], [[-1.0, -2.0]], 3.0, [[2.0, 3.0]], [[3.0, 4.0]],
+                {"log_input": True, "log_target": True, "wrt": "y_true"}),
+    )  # fmt: skip
 
     @classmethod
     def row_formulas(cls) -> dict[str, RowFormula]:
@@ -211,8 +163,7 @@ def _of_probabilities(target: _Target) -> tuple[RowFormula, RowFormula]:
         return where(outside, nothing, -slope), where(outside, 0.0, slope / x)
 
     def by_target(x: Any, y: Any, epsilon: Any) -> Any:
-        grad, hess = slopes(y, clip(x, epsilon, 1.0), epsilon)
-        return grad, hess
+        return slopes(y, clip(x, epsilon, 1.0), epsilon)
 
     return RowFormula(None, statistics, _finish, element), RowFormula(None, statistics, _finish, by_target)
 
@@ -228,8 +179,7 @@ def _of_log_probabilities(target: _Target) -> tuple[RowFormula, RowFormula]:
         return nothing - probability(y), 0.0
 
     def by_target(x: Any, y: Any) -> Any:
-        grad, hess = slopes(y, logarithm(y) - x)
-        return grad, hess
+        return slopes(y, logarithm(y) - x)
 
     return RowFormula(None, statistics, _finish, element), RowFormula(None, statistics, _finish, by_target)
 
@@ -241,20 +191,17 @@ def _of_logits(target: _Target) -> tuple[RowFormula, RowFormula]:
         kept, others, peaks = softmax_sums(x, peak)
         goal = probability(y)
         # Apart, because the gradient at a peak wants the other targets without a subtraction that cancels.
-        peak_goals = where(x == peak, goal, 0.0)
-        other_goals = where(x == peak, 0.0, goal)
+        peak_goals, other_goals = parted(x, peak, goal)
         cost = product(goal, (peak - x) + logarithm(y))
         return kept, others, peaks, peak_goals, other_goals, cost
 
     def element(
         kept: Any, y: Any, rest: Any, total: Any, share: Any, mass: Any, peak_goals: Any, other_goals: Any
     ) -> Any:
-        grad, hess = slopes_by_goal(probability(y), kept, rest, total, share, mass, peak_goals, other_goals)
-        return grad, hess
+        return slopes_by_goal(probability(y), kept, rest, total, share, mass, peak_goals, other_goals)
 
     def by_target(x: Any, y: Any, peak: Any, level: Any) -> Any:
-        grad, hess = slopes(y, (logarithm(y) + (peak - x)) + level)
-        return grad, hess
+        return slopes(y, (logarithm(y) + (peak - x)) + level)
 
     return (
         RowFormula("peak", statistics, _logits_finish, element),

@@ -7,7 +7,7 @@ from ...families.definition import Domain, Example, Peers, function_of, real
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import log1p, product, where
 from ...formula.rows import RowFormula
-from ...formula.softmax import missing, slopes_by_goal, softmax_sums
+from ...formula.softmax import missing, parted, slopes_by_goal, softmax_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,7 @@ class Poly1Crossentropy(RowwiseLoss):
 def _statistics(x: Any, y: Any, peak: Any) -> Any:
     kept, others, peaks = softmax_sums(x, peak)
     # Apart, because the gradient at a peak wants the other targets without a subtraction that cancels.
-    peak_goals = where(x == peak, y, 0.0)
-    other_goals = where(x == peak, 0.0, y)
+    peak_goals, other_goals = parted(x, peak, y)
     other_scores = other_goals * kept
     distance = product(y, peak - x)
     return kept, others, peaks, peak_goals, other_goals, other_scores, distance

@@ -29,13 +29,9 @@ class TotalVariation(RowwiseLoss):
     def row_formulas(cls) -> dict[str, RowFormula]:
         """The formula by what is differentiated."""
         return {
-            "y_pred": RowFormula(None, _statistics, _finish, _element),
-            "y_true": RowFormula(None, _statistics, _finish, _element_by_target),
+            "probabilities": RowFormula(None, _statistics, _finish, _element),
+            "probabilities.y_true": RowFormula(None, _statistics, _finish, _element_by_target),
         }
-
-    def variant(self) -> str:
-        """Label of the formula that this configuration uses."""
-        return self.wrt
 
     def domain(self) -> Domain:
         """A distribution, and probabilities."""

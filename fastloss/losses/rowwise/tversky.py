@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Domain, Example, Peers, axes, flag, function_of, non_negative, positive
-from ...families.rowwise import RowwiseLoss
+from ...families.definition import Example, Peers, function_of, non_negative
+from ...families.overlap import OverlapLoss
 from ...formula.ops import tanh
 from ...formula.probability import sigmoid_slope, sigmoids
 from ...formula.rows import RowFormula
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tversky(RowwiseLoss):
+class Tversky(OverlapLoss):
     """How little two sets overlap, where missing and adding an element weigh differently: ``1 - (o + smooth) / whole``.
 
     ``o = sum(y p)`` and ``whole = o + alpha sum(y (1 - p)) + beta sum(p (1 - y)) + smooth``; half of each is `Dice`'s
@@ -20,11 +20,8 @@ class Tversky(RowwiseLoss):
     two empty sets is 0. From logits x, ``p = 1 / (1 + exp(-x))``.
     """
 
-    axis: int | tuple[int, ...] | None = axes(None, "the axes that a loss runs along; None: all of them")
-    from_logits: bool = flag(False, "whether y_pred holds logits rather than probabilities")
     alpha: float = non_negative(0.5, "weight of what y_pred misses (as Keras computes; the paper calls it beta)")
     beta: float = non_negative(0.5, "weight of what y_pred adds (as Keras computes; the paper calls it alpha)")
-    smooth: float = positive(1e-7, "what is added to numerator and denominator")
 
     peers: ClassVar[Peers] = Peers(
         keras=(
@@ -39,23 +36,11 @@ class Tversky(RowwiseLoss):
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example([1.0, 0.0], [0.5, 0.5], 0.25, [-0.3125, 0.1875], [0.15625, -0.09375], {"smooth": 1.0}),
-        Example(
-            [[1.0, 0.0]],
-            [[0.5, 0.5]],
-            0.5,
-            [[-0.375, 0.375]],
-            [[0.1875, -0.5625]],
-            {"beta": 1.5, "smooth": 0.5},
-        ),
-        Example(
-            [1.0, 0.0],
-            [0.0, 0.0],
-            0.25,
-            [-0.0546875, 0.0703125],
-            [0.01025390625, -0.01318359375],
-            {"from_logits": True, "alpha": 0.25, "beta": 0.75, "smooth": 1.0},
-        ),
-    )
+        Example([[1.0, 0.0]], [[0.5, 0.5]], 0.5, [[-0.375, 0.375]], [[0.1875, -0.5625]],
+                {"beta": 1.5, "smooth": 0.5}),
+        Example([1.0, 0.0], [0.0, 0.0], 0.25, [-0.0546875, 0.0703125], [0.01025390625, -0.01318359375],
+                {"from_logits": True, "alpha": 0.25, "beta": 0.75, "smooth": 1.0}),
+    )  # fmt: skip
 
     @classmethod
     def row_formulas(cls) -> dict[str, RowFormula]:
@@ -64,14 +49,6 @@ class Tversky(RowwiseLoss):
             "logits": RowFormula(None, _logit_statistics, _finish, _logit_element),
             "probabilities": RowFormula(None, _statistics, _finish, _element),
         }
-
-    def variant(self) -> str:
-        """Label of the formula that this configuration uses."""
-        return "logits" if self.from_logits else "probabilities"
-
-    def domain(self) -> Domain:
-        """Each element's share in the set, from 0 to 1."""
-        return Domain("binary", "logit" if self.from_logits else "unit")
 
 
 def _statistics(x: Any, y: Any) -> Any:
