@@ -54,6 +54,14 @@ from .losses.elementwise.squared_hinge import SquaredHinge as SquaredHinge
 from .losses.elementwise.squared_hinge import squared_hinge as squared_hinge
 from .losses.elementwise.tweedie import Tweedie as Tweedie
 from .losses.elementwise.tweedie import tweedie as tweedie
+from .losses.pairwise.cosine_embedding import CosineEmbedding as CosineEmbedding
+from .losses.pairwise.cosine_embedding import cosine_embedding as cosine_embedding
+from .losses.pairwise.gaussian_nll import GaussianNLL as GaussianNLL
+from .losses.pairwise.gaussian_nll import gaussian_nll as gaussian_nll
+from .losses.pairwise.margin_ranking import MarginRanking as MarginRanking
+from .losses.pairwise.margin_ranking import margin_ranking as margin_ranking
+from .losses.pairwise.triplet_margin import TripletMargin as TripletMargin
+from .losses.pairwise.triplet_margin import triplet_margin as triplet_margin
 from .losses.rowwise.categorical_crossentropy import CategoricalCrossentropy as CategoricalCrossentropy
 from .losses.rowwise.categorical_crossentropy import categorical_crossentropy as categorical_crossentropy
 from .losses.rowwise.categorical_focal_crossentropy import CategoricalFocalCrossentropy as CategoricalFocalCrossentropy

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from .formula.alignments import Targets, lengths_of, likelihood
+from .formula.pairs import results_of
 from .formula.rows import RowFormula
-from .formula.wiring import call_by_name
+from .formula.wiring import argument_names, call_by_name
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -29,7 +30,7 @@ def evaluate(
     sample_weight: Any = None,
     mask: Any = None,
     normalizer: float | None = None,
-) -> tuple[Any, Array, Array]:
+) -> tuple[Any, Any, Any]:
     """Value, gradient and diagonal Hessian of a configured loss, in float64.
 
     Parameters
@@ -37,20 +38,22 @@ def evaluate(
     loss : Loss
         A loss of any family that has formulas.
     y_true, y_pred, sample_weight, mask, normalizer
-        As in the loss's own calls.
+        As in the loss's own calls; several predictions are a tuple.
 
     Returns
     -------
     tuple
-        The value (a float; an array for reduction="none"), the gradient and the Hessian (y_pred's shape).
+        The value (a float; an array for reduction="none"), the gradient and the Hessian (y_pred's shape); of several
+        predictions a tuple of each.
     """
     with np.errstate(all="ignore"):
-        results: Callable[..., Any] = {"rowwise": _rows, "sequence": _sequences}.get(loss.family, _elements)
-        losses, grad, hess, axes = results(loss, y_true, y_pred)
-        given = 1.0 if sample_weight is None else in_computing(loss, sample_weight, y_pred)
+        losses, grad, hess, axes = _FAMILIES[loss.family](loss, y_true, y_pred)
+        several = isinstance(y_pred, tuple)
+        like = y_pred[0] if several else y_pred
+        given = 1.0 if sample_weight is None else in_computing(loss, sample_weight, like)
         weights = _leading(given, losses.shape)
         kept = _leading(True if mask is None else mask, losses.shape) & _not_ignored(loss, y_true, losses)
-        total = _normalizer(loss.reduction, weights * _counts(loss, y_true, y_pred, losses), kept, normalizer)
+        total = _normalizer(loss.reduction, weights * _counts(loss, y_true, like, losses), kept, normalizer)
 
         def weighed(terms: Array, factors: Array, keep: Array) -> Array:
             return np.where(keep, factors * terms, 0.0) / total if total else np.zeros(terms.shape)
@@ -58,6 +61,9 @@ def evaluate(
         value = weighed(losses, weights, kept)
         weights, kept = np.expand_dims(weights, axes), np.expand_dims(kept, axes)
         result = value if loss.reduction == "none" else float(value.sum())
+        if several:
+            grads, hesses = (tuple(weighed(one, weights, kept) for one in each) for each in (grad, hess))
+            return result, grads, hesses
         return result, weighed(grad, weights, kept), weighed(hess, weights, kept)
 
 
@@ -68,7 +74,7 @@ def in_computing(loss: Any, numbers: Any, y_pred: Any) -> Array:
     """
     given = np.asarray(y_pred).dtype
     wide = given == np.float64 or given.kind in "biu"
-    wide = wide or (loss.family == "rowwise" and _formula(loss).computing("float32") == "float64")
+    wide = wide or (hasattr(loss, "row_formulas") and _formula(loss).computing("float32") == "float64")
     return np.asarray(numbers).astype(np.float64 if wide else np.float32).astype(np.float64)
 
 
@@ -241,9 +247,9 @@ def _rows(loss: Any, y_true: Any, y_pred: Any) -> tuple[Array, Array, Array, tup
     return losses, classes_back(grad, axes, shape), classes_back(hess, axes, shape), axes
 
 
-def _formula(loss: Any) -> RowFormula:
-    formula: RowFormula = loss.formula()
-    return formula
+def _formula(loss: Any) -> Any:
+    """The `RowFormula`, or `PairFormula`, that a loss uses."""
+    return loss.formula()
 
 
 def _class_weights(loss: Any, y_pred: Any) -> Array:
@@ -272,3 +278,60 @@ def _labels(y_true: Any, classes: int) -> Array:
     """Class numbers; 0 for what is none, as rows that are ignored or masked may hold."""
     labels = np.asarray(y_true)
     return np.where((labels >= 0) & (labels < classes), labels, 0).astype(np.int64)
+
+
+# -- losses of several predictions --------------------------------------------------------------------------
+
+
+def pair_values(loss: Any, y_true: Any, y_pred: tuple[Any, ...]) -> dict[str, Any]:
+    """The operands by name, rows' targets as columns, and the parameters that the formula asks for."""
+    like, names = y_pred[0], loss.predictions()
+    values: dict[str, Any] = {n: in_computing(loss, array, like) for n, array in zip(names, y_pred, strict=True)}
+    if y_true is not None:
+        y = in_computing(loss, y_true, like)
+        values["y"] = y[..., None] if loss.unit == "row" else y
+    if loss.unit == "row":
+        parameters = _formula(loss).parameters(names)
+    else:
+        parameters = argument_names(loss.formulas()[loss.variant()])[len(loss.operands) :]
+    return values | {name: in_computing(loss, float(getattr(loss, name)), like) for name in parameters}
+
+
+def pair_results(loss: Any, values: dict[str, Any]) -> list[Any]:
+    """Values, then gradients, then Hessians by every prediction; values of rows have shape (..., 1)."""
+    shape = values[loss.operands[-1]].shape
+    if loss.unit != "row":
+        return [result + np.zeros(shape) for result in results_of(loss.formulas()[loss.variant()], values)]
+    formula = _formula(loss)
+
+    def over_rows(terms: tuple[Any, ...], *, largest: bool) -> list[Any]:
+        full = [term + np.zeros(shape) for term in terms]
+        return [(term.max if largest else term.sum)(axis=-1, keepdims=True) for term in full]
+
+    firsts = over_rows(results_of(formula.first, values), largest=formula.peaks)
+    values = {**values, **dict(zip(formula.firsts, firsts, strict=True))}
+    sums = over_rows(results_of(formula.statistics, values), largest=False)
+    values = {**values, **dict(zip(formula.sums, sums, strict=True))}
+    value, *coefficients = results_of(formula.finish, values)
+    values = {**values, **dict(zip(formula.coefficients, coefficients, strict=True))}
+    return [
+        value + np.zeros((*shape[:-1], 1)),
+        *(result + np.zeros(shape) for result in results_of(formula.element, values)),
+    ]
+
+
+def _pairs(
+    loss: Any, y_true: Any, y_pred: tuple[Any, ...]
+) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], tuple[int, ...]]:
+    value, *rules = pair_results(loss, pair_values(loss, y_true, y_pred))
+    count, by_rows = len(rules) // 2, loss.unit == "row"
+    return value[..., 0] if by_rows else value, tuple(rules[:count]), tuple(rules[count:]), (-1,) * by_rows
+
+
+#: Losses, gradients and Hessians of a target and predictions, and the axes that a row runs along.
+_FAMILIES: dict[str, Callable[..., Any]] = {
+    "elementwise": _elements,
+    "rowwise": _rows,
+    "sequence": _sequences,
+    "pairwise": _pairs,
+}

@@ -49,21 +49,21 @@ def storage_name(dtype: np.dtype[Any]) -> str | None:
     return known
 
 
-def prediction(name: str, array: Any) -> Array:
-    """``y_pred`` as a NumPy array of a supported floating-point type; lists of integers become float64."""
+def prediction(name: str, array: Any, argument: str = "y_pred") -> Array:
+    """A prediction as a NumPy array of a supported floating-point type; lists of integers become float64."""
     given = isinstance(array, np.ndarray) or hasattr(array, "dtype")
-    values = as_array(name, "y_pred", array)
+    values = as_array(name, argument, array)
     if not given and values.dtype.kind in "biu":
         return values.astype(np.float64)
-    require_prediction(name, values.dtype)
+    require_prediction(name, values.dtype, argument)
     return values
 
 
-def require_prediction(name: str, dtype: np.dtype[Any]) -> None:
+def require_prediction(name: str, dtype: np.dtype[Any], argument: str = "y_pred") -> None:
     """Refuse predictions of other types than kernels compute on."""
     if storage_name(dtype) is None:
         rule = "be float16, bfloat16, float32 or float64"
-        raise TypeError(rejected(name, "y_pred", rule, dtype, _dtype_hint(dtype)))
+        raise TypeError(rejected(name, argument, rule, dtype, _dtype_hint(dtype)))
 
 
 def target(name: str, array: Any) -> Array:
@@ -198,40 +198,49 @@ def precision_of(y_pred: Array) -> str:
     return "float64" if y_pred.dtype == np.float64 else "float32"
 
 
-def same_shape(name: str, y_true: Array, y_pred: Array) -> None:
+def same_shape(name: str, array: Array, other: Array, argument: str = "y_true", like: str = "y_pred") -> None:
     """Require equal shapes: broadcasting (n,) against (n, 1) would silently pair everything with everything."""
-    if y_true.shape != y_pred.shape:
-        hint = f"Reshape it: y_true.reshape({y_pred.shape})" if y_true.size == y_pred.size else ""
-        raise ValueError(rejected(name, "y_true", f"have y_pred's shape {y_pred.shape}", y_true.shape, hint))
+    if array.shape != other.shape:
+        hint = f"Reshape it: {argument}.reshape({other.shape})" if array.size == other.size else ""
+        raise ValueError(rejected(name, argument, f"have {like}'s shape {other.shape}", array.shape, hint))
 
 
-def same_form(name: str, argument: str, out: Any, y_pred: Any) -> None:
-    """Require y_pred's shape and dtype of a buffer for results."""
+def same_form(name: str, argument: str, out: Any, y_pred: Any, like: str = "y_pred") -> None:
+    """Require a prediction's shape and dtype of a buffer for results."""
     if out.shape != y_pred.shape or out.dtype != y_pred.dtype:
-        rule = f"have y_pred's shape {y_pred.shape} and dtype {y_pred.dtype}"
+        rule = f"have {like}'s shape {y_pred.shape} and dtype {y_pred.dtype}"
         raise ValueError(rejected(name, argument, rule, f"{out.shape} and {out.dtype}"))
 
 
-def output(name: str, argument: str, out: Any, y_pred: Array, in_place: Array | None, others: tuple[Any, ...]) -> Array:
-    """Check a buffer for results: it must fit ``y_pred`` and overlap nothing but, exactly, ``in_place``."""
+def output(
+    name: str,
+    argument: str,
+    out: Any,
+    y_pred: Array,
+    in_place: Array | None,
+    others: tuple[Any, ...],
+    like: str = "y_pred",
+) -> Array:
+    """Check a buffer for results: it must fit a prediction and overlap nothing but, exactly, ``in_place``."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         if _is_a(out, "cupy", "ndarray"):
-            raise TypeError(rejected(name, argument, "be a NumPy array, as y_pred is", "a CuPy array"))
+            raise TypeError(rejected(name, argument, f"be a NumPy array, as {like} is", "a CuPy array"))
         raise TypeError(rejected(name, argument, "be a NumPy array", type(out).__name__))
     buffer: Array = out
-    same_form(name, argument, buffer, y_pred)
+    same_form(name, argument, buffer, y_pred, like)
     if not buffer.flags.writeable:
         raise ValueError(rejected(name, argument, "be writable", "a read-only array"))
     require_elements_apart(name, argument, buffer)
     for other in others:
         if isinstance(other, np.ndarray) and clash(buffer, other, exact_allowed=other is in_place):
-            raise ValueError(overlapping(name, argument))
+            raise ValueError(overlapping(name, argument, like))
     return buffer
 
 
-def overlapping(name: str, argument: str) -> str:
+def overlapping(name: str, argument: str, like: str = "y_pred") -> str:
     """What is said of a buffer for results that overlaps another argument."""
-    return rejected(name, argument, "not overlap another argument, unless out is y_pred", "an array that does")
+    out = argument.removeprefix("hess_")
+    return rejected(name, argument, f"not overlap another argument, unless {out} is {like}", "an array that does")
 
 
 def require_elements_apart(name: str, argument: str, out: Any) -> None:

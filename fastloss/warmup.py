@@ -41,14 +41,17 @@ class Request(NamedTuple):
 
     def make(self) -> None:
         """Make the call, so that its kernel is compiled and kept."""
-        y_true, y_pred = operands(self.loss, self.shape, self.dtype)
+        arrays = operands(self.loss, self.shape, self.dtype)
         weights = {"sample_weight": np.ones(self.shape[0])} if self.weighted else {}
-        getattr(self.loss, self.call)(y_true, y_pred, **weights)
+        getattr(self.loss, self.call)(*arrays, **weights)
 
 
-def operands(loss: Loss, shape: tuple[int, ...], dtype: str) -> tuple[Array, Array]:
+def operands(loss: Loss, shape: tuple[int, ...], dtype: str) -> tuple[Array, ...]:
     """A target and predictions that suit any loss."""
     y_pred = np.full(shape, 1.0 / shape[-1] if loss.family == "rowwise" else 0.5, dtype_named(dtype))
+    if loss.several:
+        y_true = np.ones(shape[:-1] if loss.unit == "row" else shape, y_pred.dtype)
+        return tuple(y_true if name == "y_true" else y_pred for name in loss.operands)
     if loss.family == "sequence":
         return np.ones((shape[0], 1), np.int64), y_pred
     if getattr(loss, "indexed", False) or loss.family == "allpairs":
@@ -65,7 +68,9 @@ def requests(loss: Loss, dtype: str) -> Iterator[Request]:
         small, large = [(8, 2), (200, 2)], None
     elif loss.family == "sequence":  # nor here; and one kernel does for any size
         small, large = [(2, 4, 3)], None
-    elif loss.family == "rowwise":
+    elif loss.unit == "row" and loss.several:
+        small, large = [(2, 4)], None
+    elif loss.unit == "row":
         long_row = LONG_ROWS_FROM // size
         small, large = [(2, 4), (2, 200)], (BYPASS_CACHE_FROM // LONG_ROWS_FROM, long_row)
     else:

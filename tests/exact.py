@@ -10,7 +10,16 @@ import gmpy2
 import numpy as np
 from sampling import is_rowwise
 
-from fastloss.reference import element_parameters, element_results, linked, row_gradients, row_results, row_values
+from fastloss.reference import (
+    element_parameters,
+    element_results,
+    linked,
+    pair_results,
+    pair_values,
+    row_gradients,
+    row_results,
+    row_values,
+)
 
 gmpy2.get_context().precision = 170  # bits: 51 digits
 
@@ -88,6 +97,8 @@ def exact(numbers):
 
 def exact_inputs(loss, y, p):
     """Everything that a loss's formula reads, by name, as `Exact` arrays; and the labels, if any."""
+    if loss.several:
+        return {name: exact(value) for name, value in pair_values(loss, y, p).items()}, None
     if not is_rowwise(loss):
         values = {**element_parameters(loss, p), "y": y, "p": p}
         return {name: exact(value) for name, value in values.items()}, None
@@ -102,6 +113,8 @@ def exact_inputs(loss, y, p):
 
 def exact_results(loss, inputs, labels):
     """Values, gradients and Hessians, shape (rows, 1) and (rows, classes) or that of p."""
+    if loss.several:
+        return [np.asarray(result) for result in pair_results(loss, inputs)]
     if not is_rowwise(loss):
         formula = loss.formulas()[loss.variant()]
         results = element_results(formula, inputs, inputs["y"], inputs["p"])

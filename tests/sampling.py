@@ -26,6 +26,8 @@ from fastloss.reference import (
     element_parameters,
     element_results,
     linked,
+    pair_results,
+    pair_values,
     row_gradients,
     row_results,
     row_values,
@@ -62,6 +64,7 @@ _VALUES = {
     "in (0, 1), or a sequence of such numbers": (0.5, 0.125, 0.9),
     "a finite number": (1.0, 0.0, -0.5, 2.0, 3.0),
     "> 0 or None": (None, 2.0, 30.0),
+    ">= 1, or infinity": (2.0, 1.0, 3.0, math.inf),
 }
 
 
@@ -524,7 +527,10 @@ def watch(loss, y, p):
     """For every comparison in the loss's formula: left minus right, in the shape of p (classes last)."""
     Watched.noted.clear()
     with np.errstate(all="ignore"):
-        if is_rowwise(loss):
+        if loss.several:
+            shape = p[0].shape
+            pair_results(loss, {n: np.asarray(v).view(Watched) for n, v in pair_values(loss, y, p).items()})
+        elif is_rowwise(loss):
             values, labels = row_values(loss, y, p)
             values = {n: np.asarray(v).view(Watched) if n != "classes" else v for n, v in values.items()}
             formula, shape = loss.formula(), values["x"].shape

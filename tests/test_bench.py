@@ -22,7 +22,8 @@ from representatives import THOROUGH
 import fastloss as fl
 from fastloss import bench
 from fastloss.bench import arithmetic, by_formula, cases, contenders, limit, numpy_peers, sharing, table, torch_peers
-from fastloss.bench.cases import GOALS, SHAPES, WANTED, Case, all_cases, chosen
+from fastloss.bench.by_formula import taken
+from fastloss.bench.cases import GOALS, SHAPES, WANTED, Case, all_cases, chosen, sweep_of
 from fastloss.bench.data import operands
 from fastloss.bench.measure import Result, measure
 from fastloss.bench.primitives import Primitive, primitives_of
@@ -65,7 +66,7 @@ def huber() -> Case:
 
 def measurable():
     """Losses of families that have shapes to be measured at."""
-    return {name for name, loss in registry().items() if loss.family in SHAPES}
+    return {name for name, loss in registry().items() if sweep_of(loss) in SHAPES}
 
 
 def test_every_registered_loss_is_measured(tiny_run: tuple[Report, str]) -> None:
@@ -214,7 +215,9 @@ def test_every_loss_has_an_expression_of_torch() -> None:
 
 def test_operands_are_what_the_loss_takes() -> None:
     for case in MEASURED:
-        for kind, numbers in zip(case.loss.domain(), operands(case), strict=True):
+        for kind, numbers in zip(
+            case.loss.domain(), case.loss.arguments(*taken(case.loss, *operands(case))), strict=True
+        ):
             numbers = numbers.astype(np.float64)
             match kind:
                 case "label":

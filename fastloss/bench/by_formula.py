@@ -30,13 +30,24 @@ def exact(loss: Loss, y: Array, p: Array) -> tuple[float, Array]:
         return reference.evaluate(loss, y, p)[:2]
     gradient = np.empty(p.shape)
     value = 0.0
-    rows = p.size if loss.family == "elementwise" else len(p)
+    rows = p.size if loss.unit == "element" and not loss.several else len(p)
     step = max(1, PIECE * len(p) // p.size)
     for start in range(0, len(p), step):
         piece = slice(start, start + step)
-        part, gradient[piece], _ = reference.evaluate(loss, y[piece], p[piece], normalizer=rows)
-        value += part
+        part, found, _ = reference.evaluate(loss, *taken(loss, y[piece], p[piece]), normalizer=rows)
+        value, gradient[piece] = value + part, stacked(found)
     return value, gradient
+
+
+def taken(loss: Loss, y: Array, p: Array) -> tuple[Any, Any]:
+    """A target and predictions: of a loss of several, a tuple of those that lie along the second axis of ``p``."""
+    return (y if "y_true" in loss.operands else None, tuple(p.swapaxes(0, 1))) if loss.several else (y, p)
+
+
+def stacked(gradient: Any) -> Array:
+    """A gradient, or those by several predictions, in the form of ``p``."""
+    found: Array = np.stack(gradient, axis=1) if isinstance(gradient, tuple) else gradient
+    return found
 
 
 def evaluate(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
@@ -54,6 +65,8 @@ def evaluate(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
 
 
 def _evaluated(loss: Loss, y: Array, p: Array) -> tuple[Array, Array]:
+    if loss.several:
+        return _pairwise(loss, y, p)
     if loss.family == "sequence":
         return reference.evaluate(dataclasses.replace(loss, reduction="none"), y, p)[:2]
     if loss.family == "allpairs":
@@ -112,6 +125,15 @@ def _rowwise(loss: Loss, formula: RowFormula, y: Array, x: Array) -> tuple[Array
         gradient = np.array(np.broadcast_to(gradient, x.shape))
         np.put_along_axis(gradient, y[..., None], own, -1)
     return np.broadcast_to(losses, (len(x), 1))[:, 0], gradient
+
+
+def _pairwise(loss: Any, y: Array, p: Array) -> tuple[Array, Array]:
+    """The reference's steps in the precision of the arguments."""
+    values: dict[str, Any] = dict(zip(loss.predictions(), p.swapaxes(0, 1), strict=True))
+    values |= {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
+    values["y"] = y[..., None] if loss.unit == "row" else y
+    losses, *rules = reference.pair_results(loss, values)
+    return losses[..., 0] if loss.unit == "row" else losses, np.stack(rules[: p.shape[1]], axis=1)
 
 
 def _row_sum(terms: Any, x: Array) -> Array:

@@ -50,6 +50,8 @@ FAMILY_GOALS: dict[str, tuple[Shape, dict[str, float]]] = {
     "rowwise": ((4096, 1000), {"torch": 3.0}),
     "sequence": ((32, 200, 64), {"torch": 1.0}),
     "allpairs": ((1024, 128), {"torch": 1.0}),
+    "pairwise": (LARGE, {"torch": 5.0}),
+    "pairwise rows": ((4096, 1000), {"torch": 3.0}),
 }
 #: Shapes that every loss of a family is measured at, in float32.
 SHAPES: dict[str, tuple[Shape, ...]] = {
@@ -57,6 +59,8 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
     "rowwise": ((2, 4), (4096, 1000)),
     "sequence": ((1, 4, 2), (32, 200, 64)),
     "allpairs": ((4, 2), (256, 128), (1024, 128)),
+    "pairwise": ((8,), MEDIUM, LARGE),
+    "pairwise rows": ((2, 4), (8192, 16), (4096, 1000)),
 }
 
 
@@ -71,7 +75,7 @@ class Case:
     configuration
         What its predictions are, if it accepts several kinds: ``logits`` or ``probabilities``.
     dtype, shape
-        Of the predictions.
+        Of the predictions; of each, where a loss takes several.
     goals
         Wanted values, by the names of `GOALS`.
     """
@@ -160,15 +164,20 @@ def _configurations(loss: type[Loss]) -> Iterator[tuple[str, Loss]]:
             yield f"{configuration}-rows", dataclasses.replace(configured, axis=-1)  # type: ignore[call-arg]
 
 
+def sweep_of(loss: type[Loss]) -> str:
+    """A loss's family, and whether it takes several predictions by rows."""
+    return loss.family + (" rows" if loss.several and loss.unit == "row" else "")
+
+
 def _cases_of(name: str) -> Iterator[Case]:
     """The cases of one loss: its family's shapes, and those with goals."""
     loss = registry()[name]
     for configuration, configured in _configurations(loss):
-        shapes = SHAPES.get(loss.family, ())
+        shapes = SHAPES.get(sweep_of(loss), ())
         keys = [(name, configuration, "float32", shape) for shape in shapes]
         keys += [key for key in WANTED if key[:2] == (name, configuration) and key not in keys]
         for key in keys:
-            shape, goals = FAMILY_GOALS.get(loss.family, ((), {}))
+            shape, goals = FAMILY_GOALS.get(sweep_of(loss), ((), {}))
             own = goals if key[2:] == ("float32", shape) else {}
             case = Case(configured, *key[1:], goals=own | WANTED.get(key, {}))
             tiny = TINY_GOALS_OF.get(loss.family, TINY_GOALS)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import numpy_peers, sklearn_peers, torch_peers
-from .by_formula import exact
+from .by_formula import exact, stacked, taken
 from .cases import Case
 from .data import Operands
 
@@ -83,9 +83,14 @@ def _fault(value: float, gradient: Array, right: float, right_gradient: Array, t
 
 def _fastloss(case: Case, data: Operands) -> Contender:
     """The call of a training loop: value and gradient into a buffer that it keeps."""
-    value_and_grad, (y, p) = case.loss.value_and_grad, data
-    out = np.empty_like(p)
-    return Contender(lambda: value_and_grad(y, p, out=out), lambda result: (result[0], _wide(result[1])), p.dtype.name)
+    value_and_grad, loss = case.loss.value_and_grad, case.loss
+    out = np.empty_like(data.p)
+    arguments, (_, buffers) = loss.arguments(*taken(loss, *data)), taken(loss, data.y, out)
+    return Contender(
+        lambda: value_and_grad(*arguments, out=buffers),
+        lambda result: (result[0], _wide(stacked(result[1]))),
+        data.p.dtype.name,
+    )
 
 
 def _numpy(case: Case, data: Operands) -> Contender:
@@ -100,8 +105,8 @@ def _torch(case: Case, data: Operands, threads: int) -> Contender | None:
     found = torch_peers.call(case.loss, *data, threads)
     if found is None:
         return None
-    call, prediction = found
-    return Contender(call, lambda value: torch_peers.result(value, prediction), case.dtype)
+    call, predictions = found
+    return Contender(call, lambda value: torch_peers.result(value, predictions), case.dtype)
 
 
 def _sklearn(case: Case, data: Operands, threads: int) -> Contender | None:

@@ -19,7 +19,7 @@ HEAD = 4096
 
 
 class Operands(NamedTuple):
-    """Arguments of a loss."""
+    """Arguments of a loss; its predictions, where it takes several, along the second axis of ``p``."""
 
     y: Array
     p: Array
@@ -34,6 +34,8 @@ def operands(case: Case) -> Operands:
     """Targets and predictions of a case, by what its loss takes."""
     random = np.random.default_rng(12345)
     dtype = dtype_named(case.dtype)
+    if case.loss.several:
+        return _several(case.loss, case.shape, random, dtype)
     true, pred = case.loss.domain()
     if case.loss.family == "rowwise":
         p = _rows(pred, case.shape, random)
@@ -48,6 +50,16 @@ def operands(case: Case) -> Operands:
         p = numbers_of(pred, case.shape, random)
         y = numbers_of(true, case.shape, random)
     return Operands(y if y.dtype.kind == "i" else y.astype(dtype), p.astype(dtype))
+
+
+def _several(loss: Any, shape: Shape, random: np.random.Generator, dtype: Any) -> Operands:
+    """A target, of no elements if the loss has none, and predictions, each in one piece of memory."""
+    kinds = dict(zip(loss.operands, loss.domain(), strict=True))
+    true = kinds.pop("y_true", None)
+    losses = shape[:-1] if loss.unit == "row" else shape
+    y = np.zeros((shape[0], 0)) if true is None else numbers_of(true, losses, random)
+    p = np.stack([numbers_of(kind, shape, random).astype(dtype) for kind in kinds.values()])
+    return Operands(y.astype(dtype), p.swapaxes(0, 1))
 
 
 def numbers_of(kind: str, shape: Shape, random: np.random.Generator) -> Array:

@@ -166,7 +166,7 @@ def measure(case: Case, effort: Effort, threads: int) -> Result:
 
 def _computing(case: Case) -> str:
     """The precision of the kernel's arithmetic."""
-    if case.loss.family == "rowwise":
+    if hasattr(case.loss, "row_formulas"):
         computing: str = case.loss.formula().computing(case.dtype)  # type: ignore[attr-defined]
         return computing
     return "float64" if case.dtype == "float64" else "float32"

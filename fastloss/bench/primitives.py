@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..families.loss import Loss
 from ..formula.ops import PRIMITIVES
+from ..formula.pairs import PairFormula
 from ..formula.rows import RowFormula
 from ..formula.wiring import argument_names
 
@@ -96,20 +97,28 @@ def _results(loss: Any, graph: Graph) -> Iterator[Any]:
 
     if not hasattr(loss, "row_formulas"):
         formula = loss.formulas()[loss.variant()]
-        names = list(inspect.signature(formula).parameters)[2:]
+        names = list(inspect.signature(formula).parameters)[len(loss.operands) :]
         written = all(getattr(loss, name) == _defaults(loss)[name] for name in names)  # into the kernel
         parameters = (float(getattr(loss, name)) if written else operand(name) for name in names)
-        yield from formula(operand("y"), operand("p"), *parameters)[:2]
+        yield from formula(*map(operand, loss.operands), *parameters)[: 1 + _predictions(loss)]
         return
     formula = loss.formula()
     for piece in _element_pieces(formula):
         results = piece(*(operand(name) for name in argument_names(piece)))
         results = results if isinstance(results, tuple) else (results,)
-        yield from results[:1] if piece is formula.element else results
+        yield from results[: _predictions(loss)] if piece is formula.element else results
 
 
-def _element_pieces(formula: RowFormula) -> Iterator[Callable[..., Any]]:
+def _predictions(loss: Loss) -> int:
+    """How many predictions there are gradients to."""
+    return len(loss.operands) - ("y_true" in loss.operands)
+
+
+def _element_pieces(formula: RowFormula | PairFormula) -> Iterator[Callable[..., Any]]:
     """Those that every element goes through."""
+    if isinstance(formula, PairFormula):
+        yield from (piece for name, piece in formula.pieces.items() if name != "finish")
+        return
     for piece in (formula.first_of, formula.statistics, formula.again, formula.element):
         if piece is not None:
             yield piece

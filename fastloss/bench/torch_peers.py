@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..families.loss import Loss
+from .by_formula import stacked, taken
 
 Array = NDArray[Any]
 
@@ -25,45 +26,50 @@ def available() -> str:
 
 
 def call(loss: Loss, y: Array, p: Array, threads: int) -> tuple[Callable[[], Any], Any] | None:
-    """Forward and backward with a gradient that is new each time, and the prediction that will hold it.
+    """Forward and backward with a gradient that is new each time, and the predictions that will hold it.
 
     Torch's own loss, or where it has none the plain expression that the loss names. Gives None where that is none too.
     """
     import torch
 
-    target, prediction = _tensor(y), _tensor(p).requires_grad_()
-    forward = _forward(loss, target, prediction)
+    target, predictions = taken(loss, y, p)
+    tensors = [_tensor(one).requires_grad_() for one in (predictions if loss.several else (p,))]
+    arguments = tensors if target is None else [_tensor(target), *tensors]
+    forward = _forward(loss, arguments)
     if forward is None:
         return None
     torch.set_num_threads(threads)
 
     def forward_and_backward() -> Any:
-        prediction.grad = None
-        losses = forward(target, prediction)
+        for prediction in tensors:
+            prediction.grad = None
+        losses = forward(*arguments)
         value = losses.mean() if losses.ndim else losses
         value.backward()
         return value
 
-    return forward_and_backward, prediction
+    return forward_and_backward, tensors
 
 
-def _forward(loss: Loss, target: Any, prediction: Any) -> Callable[[Any, Any], Any] | None:
-    """The mean loss of a target and a prediction, by the first expression that is one for the loss's parameters."""
+def _forward(loss: Loss, arguments: list[Any]) -> Callable[..., Any] | None:
+    """The mean loss of a call's arguments, by the first expression that is one for the loss's parameters."""
     import torch
     import torch.nn.functional as F
 
     names = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
     names |= {"loss": loss, "math": math, "torch": torch, "F": F, "reduction": "mean"}
+    operands = ", ".join(loss.operands) if loss.several else "y, p"
     for expression in (loss.peers.torch, loss.peers.plain and f"({loss.peers.plain}).mean()"):
-        forward: Callable[[Any, Any], Any] = eval(f"lambda y, p: {expression or None}", names)
-        if forward(target[:1], prediction[:1]) is not None:
+        forward: Callable[..., Any] = eval(f"lambda {operands}: {expression or None}", names)
+        if forward(*(one[:1] for one in arguments)) is not None:
             return forward
     return None
 
 
-def result(value: Any, prediction: Any) -> tuple[float, Array]:
+def result(value: Any, predictions: list[Any]) -> tuple[float, Array]:
     """Value and gradient as NumPy sees them."""
-    return float(value.detach()), np.asarray(prediction.grad.double().numpy())
+    gradients = tuple(prediction.grad.double().numpy() for prediction in predictions)
+    return float(value.detach()), stacked(gradients if len(gradients) > 1 else gradients[0])
 
 
 def _tensor(array: Array) -> Any:

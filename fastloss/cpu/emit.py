@@ -200,10 +200,26 @@ class ArrayObject:
         """A field that is an address of elements."""
         return Pointer(self.builder, self._field(name, storage.memory.as_pointer()), storage)
 
+    def item(self, index: int) -> ArrayObject:
+        """An item of the object, where that is a tuple of arrays."""
+        offset = ir.Constant(INT64, tuple.__basicsize__ + 8 * index)
+        address = self.builder.gep(self.value, [offset], source_etype=ir.IntType(8))
+        pointer = self.builder.bitcast(address, cgutils.voidptr_t.as_pointer())
+        return ArrayObject(self.builder, self.builder.load(pointer, typ=cgutils.voidptr_t))
+
 
 def array_pointer(storage: Storage) -> Any:
     """A function from an array object to the address of its first element, seen as ``storage``."""
     return emit(lambda array: array.pointer("data", storage))
+
+
+def array_pointers(storages: tuple[Storage, ...]) -> Any:
+    """A function from a tuple of array objects to the addresses of their first elements, each seen as its storage."""
+
+    def pointers(arrays: ArrayObject) -> tuple[Pointer, ...]:
+        return tuple(arrays.item(i).pointer("data", storage) for i, storage in enumerate(storages))
+
+    return emit(pointers)
 
 
 def stack_buffer(storage: Storage, count: int) -> Any:

@@ -219,11 +219,7 @@ class RowSteps:
         """The first pass's result as a scalar, as formulas see it."""
         if self.formula.first != "peak":
             return whole_sum(running)
-        while running.count > 1:
-            half = running.count // 2
-            low, high = running.part(0, half), running.part(half, half)
-            running = where(high > low, high, low)
-        first: Lanes = running.lane(0)
+        first = largest(running)
         return first if self.formula.first_of else self.linked(parameters, first)[0]
 
     def fetch_ahead(self, x: Pointer, g: Pointer) -> None:
@@ -406,6 +402,15 @@ class RowSteps:
         here = (label >= 0) & (label < self.lanes)
         is_target = results[0].numbered() == where(here, label, -1).convert(INT32)
         return tuple(where(is_target, own, other) for own, other in zip(true_class, results, strict=True))
+
+
+def largest(running: Lanes) -> Lanes:
+    """The largest of some lanes, as a scalar."""
+    while running.count > 1:
+        half = running.count // 2
+        low, high = running.part(0, half), running.part(half, half)
+        running = where(high > low, high, low)
+    return running.lane(0)
 
 
 def load_integer(pointer: Pointer) -> Lanes:

@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 
 class Example(NamedTuple):
-    """A hand-computed example: operands, parameters and the exact results of reduction="sum"."""
+    """A hand-computed example: operands, parameters and the exact results of reduction="sum".
+
+    Of a loss of several predictions, ``y_pred``, ``grad`` and ``hess`` are tuples.
+    """
 
     y_true: Any
     y_pred: Any
@@ -18,6 +21,8 @@ class Example(NamedTuple):
 
 class Peers(NamedTuple):
     """The same loss elsewhere, as an expression in ``y``, ``p``, the loss's parameters, ``loss`` and the peer's module.
+
+    A loss of several predictions has its ``operands`` instead of ``y`` and ``p``.
 
     ``torch`` may use ``math``, ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``,
     ``optax`` may use ``optax`` and ``jax``.

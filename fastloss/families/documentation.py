@@ -16,13 +16,25 @@ from .declaration import SETS
 from .loss import Loss
 from .parameters import Rule
 
-_CALL_PARAMETERS = """\
+_OPERANDS = """\
 y_true : array_like, shape {true_shape}, {true_types}
 {true}
 y_pred : array_like, shape {pred_shape}, float16, bfloat16, float32 or float64
 {pred}
     Any memory layout. float16 and bfloat16 are computed in float32. If this is a CuPy array, all arrays must be, on
     the same device, and so are the results; the call does not wait for the device.
+"""
+#: Of several predictions: a target, and each of them.
+_TARGET = """\
+{name} : array_like, shape {shape}, any floating-point or integer type, or bool
+{taken}
+"""
+_PREDICTION = """\
+{name} : array_like, shape {shape}, float16, bfloat16, float32 or float64
+{taken}
+    All predictions have one shape and type. If they are CuPy arrays of one device, so are the results.
+"""
+_OPTIONS = """\
 sample_weight : array_like, optional
     Finite weights of 0 or more, one per loss; aligned from the leading axis, shape (B,), (B, T), ...
 mask : array_like of bool, optional
@@ -53,6 +65,18 @@ def _parameter_lines(loss: type[Loss]) -> str:
 def _sentence(text: str) -> str:
     """Upper-case the first letter, unless it is a symbol that the text explains."""
     return (text if text[1:2] in (":", " ") else text[0].upper() + text[1:]) + "."
+
+
+def _operand_lines(loss: Any) -> str:
+    """What the arrays of a call must be."""
+    if not loss.several:
+        return _OPERANDS.format(**_operands(loss))
+    lines = []
+    for number, name in enumerate(loss.operands):
+        template, kind = (_TARGET, "Targets") if name == "y_true" else (_PREDICTION, "Predictions")
+        shape = "(..., C)" if loss.unit == "row" and kind == "Predictions" else "(...)"
+        lines.append(template.format(name=name, shape=shape, taken=_indented(f"{kind}: {taken(loss, number)}.")))
+    return "".join(lines)
 
 
 def _operands(loss: type[Loss]) -> dict[str, str]:
@@ -112,14 +136,15 @@ def _example_lines(loss: type[Loss]) -> str:
     lines = [">>> import fastloss as fl"]
     for example in loss.examples[:2]:
         keywords = "".join(f", {name}={value!r}" for name, value in example.parameters.items())
-        operands = f"{example.y_true!r}, {example.y_pred!r}"
+        operands = ", ".join(repr(array) for array in loss.arguments(example.y_true, example.y_pred))
         if loss.__module__.partition(".")[0] == __name__.partition(".")[0]:
             call = f"fl.{loss.name}.value_and_grad({operands}, reduction='sum'{keywords})"
         else:  # a user's own loss is no attribute of the package
             call = f"fl.losses.registry()[{loss.name!r}](reduction='sum'{keywords}).value_and_grad({operands})"
+        grads = "[g.round(6).tolist() for g in grad]" if loss.several else "grad.round(6).tolist()"
         lines += [
             f">>> value, grad = {call}",
-            ">>> round(value, 6), grad.round(6).tolist()",
+            f">>> round(value, 6), {grads}",
             repr((round(float(example.value), 6), np.round(np.asarray(example.grad), 6).tolist())),
         ]
     return "\n".join(lines)
@@ -136,7 +161,7 @@ def described(loss: type[Loss], prose: str, *, as_function: bool) -> str:
     sections = [inspect.cleandoc(prose)]
     if as_function:
         options = getattr(loss, "call_options", "")
-        parameters = _CALL_PARAMETERS.format(**_operands(loss)) + options + "\n" + parameters
+        parameters = _operand_lines(loss) + _OPTIONS + options + "\n" + parameters
         sections += [_section("Parameters", parameters), _section("Returns", _returns(loss))]
     else:
         sections.append(_section("Parameters", parameters))
@@ -145,13 +170,13 @@ def described(loss: type[Loss], prose: str, *, as_function: bool) -> str:
 
 
 def _returns(loss: type[Loss]) -> str:
-    unit = {"elementwise": "element", "sequence": "sequence"}.get(loss.family, "row")
+    results = "tuples, with one array for each prediction" if loss.several else "``out`` may be y_pred itself"
     return (
         "float or numpy.ndarray\n"
-        f'    The value; with reduction="none" one loss per {unit}, float32 (float64 for float64 predictions).\n'
+        f'    The value; with reduction="none" one loss per {loss.unit}, float32 (float64 for float64 predictions).\n'
         "    The attributes ``value_and_grad``, ``grad``, ``grad_and_hess`` and ``value_grad_and_hess`` take the\n"
         "    same arguments, and ``out`` and ``hess_out``: where to write the gradient and the diagonal Hessian;\n"
-        "    ``out`` may be y_pred itself." + (_BY_TARGETS if hasattr(loss, "wrt") else "")
+        f"    {results}." + (_BY_TARGETS if hasattr(loss, "wrt") else "")
     )
 
 

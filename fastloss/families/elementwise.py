@@ -35,6 +35,7 @@ class ElementwiseLoss(Loss, abstract=True):
     """
 
     family: ClassVar[str] = "elementwise"
+    unit: ClassVar[str] = "element"
 
     @classmethod
     def formulas(cls) -> dict[str, Callable[..., Any]]:

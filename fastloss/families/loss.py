@@ -85,6 +85,12 @@ class Loss:
 
     name: ClassVar[str] = ""
     family: ClassVar[str] = ""
+    #: Names of the arrays that every call takes, in order.
+    operands: ClassVar[tuple[str, ...]] = ("y_true", "y_pred")
+    #: Whether predictions, and so gradients and Hessians, are several: tuples.
+    several: ClassVar[bool] = False
+    #: What has one loss: an element, a row or a sequence.
+    unit: ClassVar[str] = "row"
     aliases: ClassVar[tuple[str, ...]] = ()
     peers: ClassVar[Peers] = Peers()
     examples: ClassVar[tuple[Example, ...]] = ()
@@ -126,6 +132,11 @@ class Loss:
     def formulas(cls) -> dict[str, Callable[..., Any]]:
         """Every formula of this loss by label."""
         raise NotImplementedError
+
+    @classmethod
+    def arguments(cls, y_true: Any, y_pred: Any) -> tuple[Any, ...]:
+        """A target and predictions in the order of a call."""
+        return y_true, y_pred
 
     @classmethod
     def call_signature(cls) -> inspect.Signature:

@@ -30,8 +30,8 @@ class Weighed(NamedTuple):
         return Weighed(*weights, *_of_column(self.mask, self.mask_inner, column, columns))
 
 
-def given(name: str, argument: str, array: Any, y_pred: Any) -> Any:
-    """An argument that must be where y_pred is.
+def given(name: str, argument: str, array: Any, y_pred: Any, like: str = "y_pred") -> Any:
+    """An argument that must be where a prediction is, whose name is ``like``.
 
     Raises
     ------
@@ -43,10 +43,10 @@ def given(name: str, argument: str, array: Any, y_pred: Any) -> Any:
     if not is_there(array):
         kind = "a NumPy array" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
         raise TypeError(
-            rejected(name, argument, "be a CuPy array, as y_pred is", kind, "Convert it: cupy.asarray(array)")
+            rejected(name, argument, f"be a CuPy array, as {like} is", kind, "Convert it: cupy.asarray(array)")
         )
     if array.device.id != y_pred.device.id:
-        rule = f"be on y_pred's device, {y_pred.device.id}"
+        rule = f"be on {like}'s device, {y_pred.device.id}"
         raise ValueError(rejected(name, argument, rule, f"an array on device {array.device.id}"))
     require_aligned(name, argument, array)
     return array
@@ -66,7 +66,14 @@ def require_aligned(name: str, argument: str, array: Any) -> None:
 
 
 def weighed(
-    name: str, shape: tuple[int, ...], y_pred: Any, computing: str, sample_weight: Any, mask: Any, check: str
+    name: str,
+    shape: tuple[int, ...],
+    y_pred: Any,
+    computing: str,
+    sample_weight: Any,
+    mask: Any,
+    check: str,
+    like: str = "y_pred",
 ) -> Weighed:
     """Weights and mask of losses of the given shape, checked but for their values."""
     weight_inner = mask_inner = 1
@@ -74,7 +81,7 @@ def weighed(
         number = checked_weights(name, np.array([sample_weight], np.float64), precision_of(y_pred))
         sample_weight, weight_inner = launch.filled(float(number[0]), computing), max(math.prod(shape), 1)
     elif sample_weight is not None:
-        weights = given(name, "sample_weight", sample_weight, y_pred)
+        weights = given(name, "sample_weight", sample_weight, y_pred, like)
         require_real(name, weights.dtype)
         weight_inner = covered(name, "sample_weight", weights.shape, shape)
         if check == "raise":
@@ -83,7 +90,7 @@ def weighed(
         weights = launch.converted(launch.converted(weights, np.dtype(precision_of(y_pred))), np.dtype(computing))
         sample_weight = contiguous(weights, "C").reshape(-1)
     if mask is not None:
-        mask = given(name, "mask", mask, y_pred)
+        mask = given(name, "mask", mask, y_pred, like)
         require_boolean(name, mask.dtype)
         mask_inner = covered(name, "mask", mask.shape, shape)
         mask = contiguous(mask, "C").reshape(-1)
@@ -96,11 +103,13 @@ def _of_column(flat: Any, inner: int, column: int, columns: int) -> tuple[Any, i
     return contiguous(flat.reshape(-1, columns)[:, column], "C"), 1
 
 
-def own_inverse(name: str, normalizer: Any, y_pred: Any, scratch: launch.Workspace, check: str) -> tuple[Any, float]:
+def own_inverse(
+    name: str, normalizer: Any, y_pred: Any, scratch: launch.Workspace, check: str, like: str = "y_pred"
+) -> tuple[Any, float]:
     """One over the caller's normaliser, which is a checked number, or an array of one number on the device."""
     if not is_there(normalizer):
         return None, inverse(normalizer)
-    array = given(name, "normalizer", normalizer, y_pred)
+    array = given(name, "normalizer", normalizer, y_pred, like)
     if array.size != 1 or array.dtype.kind not in "fiu":
         raise ValueError(rejected(name, "normalizer", "be one number", f"{array.shape} and {array.dtype}"))
     if check == "raise":
@@ -119,10 +128,11 @@ def inverse_of(
     computing: str,
     scratch: launch.Workspace,
     check: str,
+    like: str = "y_pred",
 ) -> tuple[Any, float]:
     """Where 1 / Z will be on the device, or None; and 1 / Z, where it is known here. Every loss counts alike."""
     if normalizer is not None:
-        return own_inverse(loss.name, normalizer, y_pred, scratch, check)
+        return own_inverse(loss.name, normalizer, y_pred, scratch, check, like)
     weights = weighed.weights if loss.reduction == "weighted_mean" else None
     if loss.reduction in ("sum", "none"):
         return None, 1.0
@@ -150,21 +160,23 @@ def results(name: str, outputs: int, p: Any, out: Any, hess_out: Any, operands: 
     """Where gradient and Hessian go: the caller's buffers, checked, or new ones."""
     grad = hess = None
     if outputs & GRAD:
-        grad = empty_like(p) if out is None else _output(name, "out", out, p, p, operands)
+        grad = empty_like(p) if out is None else output(name, "out", out, p, p, operands)
     if outputs & HESS:
         others = (*operands, grad)
-        hess = empty_like(p) if hess_out is None else _output(name, "hess_out", hess_out, p, None, others)
+        hess = empty_like(p) if hess_out is None else output(name, "hess_out", hess_out, p, None, others)
     return grad, hess
 
 
-def _output(name: str, argument: str, out: Any, p: Any, in_place: Any, others: tuple[Any, ...]) -> Any:
+def output(
+    name: str, argument: str, out: Any, p: Any, in_place: Any, others: tuple[Any, ...], like: str = "y_pred"
+) -> Any:
     """Check a buffer for results: see `fastloss.validate.output`."""
-    buffer = given(name, argument, out, p)
-    same_form(name, argument, buffer, p)
+    buffer = given(name, argument, out, p, like)
+    same_form(name, argument, buffer, p, like)
     require_elements_apart(name, argument, buffer)
     for other in others:
         if is_there(other) and clash(_addressed(buffer), _addressed(other), exact_allowed=other is in_place):
-            raise ValueError(overlapping(name, argument))
+            raise ValueError(overlapping(name, argument, like))
     return buffer
 
 

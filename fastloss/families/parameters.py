@@ -93,6 +93,11 @@ def optional_positive(doc: str) -> Any:
     return _parameter(None, Rule("> 0 or None", lambda x: None if x is None else convert(x)), doc)
 
 
+def norm_degree(default: float, doc: str) -> Any:
+    """The p of a p-norm: 1 or more; infinity is the largest magnitude."""
+    return _parameter(default, Rule(">= 1, or infinity", _real(lambda x: x >= 1)), doc)
+
+
 def clip_margin(default: float, doc: str) -> Any:
     """A distance from 0 and 1 that probabilities keep: above 0, below 1/2."""
     return _parameter(default, Rule("in (0, 0.5)", _real(lambda x: 0 < x < 0.5)), doc)

@@ -33,11 +33,18 @@ def shape_of(loss: Any, label: str) -> tuple[str, ...]:
     """What a sweep sees of one formula of a loss: which pieces it has, what is kept, what it is computed in."""
     formula = formulas_of(loss)[label]
     if callable(formula):
-        return (loss.family, "parameters" if len(inspect.signature(formula).parameters) > 2 else "no parameters")
+        more = len(inspect.signature(formula).parameters) > len(loss.operands)
+        return (loss.family, "parameters" if more else "no parameters")
     pieces = {name: value if isinstance(value, str) else bool(value) for name, value in formula._asdict().items()}
     named = [f"{name}: {value}" for name, value in pieces.items() if value]
-    kept = "keeps a number per element" if formula.keeps else "keeps nothing"
-    return (loss.family, "labels" if loss.indexed else "dense", *named, kept, formula.computing("float32"))
+    kept = "keeps a number per element" if getattr(formula, "keeps", False) else "keeps nothing"
+    return (
+        loss.family,
+        "labels" if getattr(loss, "indexed", False) else "dense",
+        *named,
+        kept,
+        formula.computing("float32"),
+    )
 
 
 def shapes_of(losses: Mapping[str, Any]) -> list[tuple[str, str, tuple[str, ...]]]:

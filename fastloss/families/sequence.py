@@ -50,6 +50,7 @@ class SequenceLoss(Loss, abstract=True):
     """
 
     family: ClassVar[str] = "sequence"
+    unit: ClassVar[str] = "sequence"
     indexed: ClassVar[bool] = True
     #: What the documentation says of the lengths, besides what every call takes.
     call_options: ClassVar[str] = """

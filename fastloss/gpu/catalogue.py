@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from .launch import OPTIONS, Device
+from .pairwise import shaped as shaped_pairs
+from .pairwise_source import PairBuild, PairRowBuild, pair_kernel, pair_row_kernel
 from .rowwise import chosen, shaped
 from .source import (
     BYTES,
@@ -95,8 +97,8 @@ def kernels(losses: Mapping[str, Any], thorough: Mapping[str, Collection[str]] |
         the formula's name chooses. None: all of every formula.
     """
     for name, loss in losses.items():
-        of_family = _sequence if loss.family == "sequence" else _elementwise
-        for label, entries in (_rowwise if hasattr(loss, "row_formulas") else of_family)(loss):
+        own = {"sequence": _sequence, "pairwise": _pairwise}.get(loss.family)
+        for label, entries in (own or (_rowwise if hasattr(loss, "row_formulas") else _elementwise))(loss):
             if thorough is None or label in thorough.get(name, ()):
                 yield from (entry() for entry in entries)
             else:
@@ -133,6 +135,36 @@ def elementwise_entry(label: str, formula: Any, true: str, dtype: str, options: 
     )  # fmt: skip
     text = f"elementwise {label} {dtype}<-{true} {options.name}"
     return Entry(text, elementwise_kernel(build), 0, True, build.computing == "float32" and options is not ALL)
+
+
+def _pairwise(loss: Any) -> Iterator[tuple[str, list[Callable[[], Entry]]]]:
+    """The same; of rows by the number of columns too."""
+    for label, formula in (loss.row_formulas() if loss.unit == "row" else loss.formulas()).items():
+        yield (
+            label,
+            [
+                partial(pairwise_entry, loss, label, formula, dtype, options, columns)
+                for at, columns in enumerate(CLASSES if loss.unit == "row" else CLASSES[:1])
+                for turn, dtype in enumerate(DTYPES)
+                if dtype == "float32" or loss.unit != "row" or (turn + at) % 2 == 0
+                for options in _turns(turn + at, dtype)
+            ],
+        )
+
+
+def pairwise_entry(loss: Any, label: str, formula: Any, dtype: str, options: Options, columns: int) -> Entry:
+    """The kernel for predictions that begin on 16 bytes; of rows, for so many columns."""
+    target, vector = "y_true" in loss.operands, 16 // BYTES[dtype]
+    wanted = (options.value, options.losses, options.grad, options.hess, options.weighted, options.weighted)
+    text = f"pairwise {loss.name} {label} {dtype} {options.name}"
+    if loss.unit != "row":
+        build = PairBuild(formula, target, len(loss.predictions()), dtype, dtype, *wanted, vector)
+        hot = build.computing == "float32" and options is not ALL
+        return Entry(text, pair_kernel(build), 0, True, hot)
+    rows = PairRowBuild(formula, loss.predictions(), target, dtype, dtype, *wanted, vector, columns % vector == 0)
+    rows = shaped_pairs(rows, columns)
+    hot = rows.computing == "float32" and options is not ALL
+    return Entry(f"{text} {columns} columns", pair_row_kernel(rows), 0, True, hot)
 
 
 def _sequence(loss: Any) -> Iterator[tuple[str, list[Callable[[], Entry]]]]:

@@ -166,6 +166,7 @@ def elementwise_kernel(build: ElementBuild) -> Kernel:
         f"#define FORMULA {cuda_name(build.formula)}",
         '#line 1 "formula"',
         cuda_text(build.formula),
+        file_text("weights.cuh"),
         file_text("elementwise.cu"),
     ]
     return Kernel(build, "fastloss_elementwise", "\n".join(lines), build.block)
@@ -186,6 +187,7 @@ def rowwise_kernel(build: RowBuild) -> Kernel:
         *_parameters(build.formula.parameters),
         '#line 1 "formula"',
         row_text(build.formula),
+        file_text("packs.cuh"),
         file_text("rows.cuh"),
         file_text(f"rowwise_{build.sweep}.cu"),
     ]

@@ -8,11 +8,12 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..families.declaration import SETS, Domain
+from ..families.declaration import SETS
 from ..families.documentation import catalogue_row
 from ..families.loss import Loss, configurations
 from ..formula.to_cuda import cuda_text
 from ..gpu import catalogue
+from ..gpu.pairwise_source import pair_row_text
 from ..gpu.source import occupancy_text, row_text
 
 INDENT = 14
@@ -35,7 +36,7 @@ def page(loss: type[Loss], configured: Sequence[Loss], width: int) -> Iterator[s
     yield ""
     yield from _own_words(loss, width)
     yield from _entry("also in", row["also in"], width)
-    for operand, sets in zip(Domain._fields, zip(*(one.domain() for one in configured), strict=True), strict=True):
+    for operand, sets in zip(loss.operands, zip(*(one.domain() for one in configured), strict=True), strict=True):
         yield from _entry(operand, "; or ".join(dict.fromkeys(SETS[numbers] for numbers in sets)), width)
     yield from _entry("kinks", _kinks(configured), width)
     yield ""
@@ -80,7 +81,8 @@ def cuda(loss: Any) -> Iterator[tuple[str, str]]:
     """Every formula as CUDA C++."""
     if hasattr(loss, "row_formulas"):
         for label, formula in loss.row_formulas().items():
-            yield f"{loss.name}: {label}", row_text(formula) + "\n"
+            body = pair_row_text(formula, loss.predictions()) if loss.several else row_text(formula)
+            yield f"{loss.name}: {label}", body + "\n"
     else:
         text = occupancy_text if loss.family == "sequence" else cuda_text
         for label, formula in loss.formulas().items():
@@ -92,7 +94,11 @@ def kernels(loss: Any, dtype: str, classes: int) -> Iterator[tuple[str, str]]:
     configured: Any
     for kind, configured in configurations(loss):
         label = f"{loss.name} {kind}".strip()
-        if hasattr(loss, "row_formulas"):
+        if loss.several:
+            labelled = loss.row_formulas() if loss.unit == "row" else loss.formulas()
+            variant = configured.variant()
+            entry = catalogue.pairwise_entry(loss, variant, labelled[variant], dtype, catalogue.USUAL, classes)
+        elif hasattr(loss, "row_formulas"):
             true = "int64" if loss.indexed else dtype
             entry = catalogue.rowwise_entry(
                 label, configured.formula(), loss.indexed, true, dtype, classes, catalogue.USUAL

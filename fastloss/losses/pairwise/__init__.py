@@ -1,0 +1,1 @@
+"""Losses of several predictions at once, with a gradient to each."""
