@@ -6,7 +6,6 @@ new loss gets its comparison by naming its peer.
 """
 
 import dataclasses
-import math
 import os
 import warnings
 
@@ -29,6 +28,7 @@ from scipy.spatial import distance, minkowski_distance_p
 from sklearn import metrics
 
 from fastloss.bench.sklearn_peers import WITH_CONSTANTS, kernel_of
+from fastloss.bench.torch_peers import names_of
 
 ALL = [loss for cls in LOSSES.values() for loss in configurations(cls)]
 every_loss = pytest.mark.parametrize("loss", ALL, ids=label_of)
@@ -477,11 +477,9 @@ def keras(torch):
 
 def ask(expression, loss, y, p, torch, **names):
     """Value per element or row and the gradient of their sum, or None where the peer has no such loss."""
-    parameters = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
     target, prediction = torch.from_numpy(np.array(y)), torch.from_numpy(np.array(p))
     variable = (target if differentiates_targets(loss) else prediction).requires_grad_()
-    names = {**parameters, "loss": loss, "math": math, "torch": torch, "F": torch.nn.functional, **names}
-    names["reduction"] = "none"
+    names = {**names_of(loss, prediction, "none"), **names}
     result = eval(expression, {**names, "y": target, "p": prediction})
     if result is None:
         return None

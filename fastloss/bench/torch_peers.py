@@ -53,17 +53,24 @@ def call(loss: Loss, y: Array, p: Array, threads: int) -> tuple[Callable[[], Any
 
 def _forward(loss: Loss, arguments: list[Any]) -> Callable[..., Any] | None:
     """The mean loss of a call's arguments, by the first expression that is one for the loss's parameters."""
-    import torch
-    import torch.nn.functional as F
-
-    names = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
-    names |= {"loss": loss, "math": math, "torch": torch, "F": F, "reduction": "mean"}
+    names = names_of(loss, arguments[-1], "mean")
     operands = ", ".join(loss.operands) if loss.several else "y, p"
     for expression in (loss.peers.torch, loss.peers.plain and f"({loss.peers.plain}).mean()"):
         forward: Callable[..., Any] = eval(f"lambda {operands}: {expression or None}", names)
         if forward(*(one[:1] for one in arguments)) is not None:
             return forward
     return None
+
+
+def names_of(loss: Loss, prediction: Any, reduction: str) -> dict[str, Any]:
+    """What an expression in `Peers.torch` may use beside the loss's operands."""
+    import torch
+    import torch.nn.functional as F
+
+    names = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
+    weight = names.get("class_weight")
+    names["weight"] = None if weight is None else torch.tensor(weight, dtype=prediction.dtype)
+    return names | {"loss": loss, "math": math, "torch": torch, "F": F, "reduction": reduction}
 
 
 def result(value: Any, predictions: list[Any]) -> tuple[float, Array]:

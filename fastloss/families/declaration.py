@@ -24,11 +24,10 @@ class Peers(NamedTuple):
 
     A loss of several predictions has its ``operands`` instead of ``y`` and ``p``.
 
-    ``torch`` may use ``math``, ``torch``, ``F`` (torch.nn.functional) and ``reduction``; ``keras`` may use ``keras``,
-    ``optax`` may use ``optax`` and ``jax``.
-    An expression that is None for some parameters has no such loss with them. ``scikit_learn`` names a class in
-    ``sklearn._loss``, the factor that its values need and parameters that must be set for it; alternatives are parted
-    by ``|``.
+    ``torch`` may use ``math``, ``torch``, ``F`` (torch.nn.functional), ``reduction`` and ``weight`` (class weights);
+    ``keras`` may use ``keras``, ``optax`` may use ``optax`` and ``jax``. An expression that is None for some parameters
+    has no such loss with them. ``scikit_learn`` names a class in ``sklearn._loss``, the factor that its values need and
+    parameters that must be set for it; alternatives are parted by ``|``.
 
     ``plain`` is what the benchmark times where ``torch`` is none: one loss per element or row by torch's operations, as
     a user would write it, right for ordinary numbers.

@@ -94,6 +94,7 @@ class Loss:
     aliases: ClassVar[tuple[str, ...]] = ()
     peers: ClassVar[Peers] = Peers()
     examples: ClassVar[tuple[Example, ...]] = ()
+    takes: ClassVar[Domain | None] = None  # where every configuration takes the same: see `domain`
 
     def __init_subclass__(cls, abstract: bool = False, **options: Any) -> None:
         """Name and register a concrete loss."""
@@ -145,7 +146,9 @@ class Loss:
         return own.replace(parameters=list(own.parameters.values())[1:])
 
     def domain(self) -> Domain:
-        """What this configuration takes: logits or probabilities where it has ``from_logits``, else real numbers."""
+        """What this configuration takes: ``takes``, else logits or probabilities by ``from_logits`` or real numbers."""
+        if self.takes is not None:
+            return self.takes
         if not hasattr(self, "from_logits"):
             return Domain()
         target = "unit" if self.family == "elementwise" else "distribution"

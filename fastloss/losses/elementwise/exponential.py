@@ -16,6 +16,7 @@ class Exponential(ElementwiseLoss):
     s of -1 and 1 would give ``exp(-s p)``.
     """
 
+    takes: ClassVar[Domain] = Domain("unit", "logit")
     peers: ClassVar[Peers] = Peers(
         torch="y * torch.exp(-p) + (1 - y) * torch.exp(p)",
         scikit_learn="ExponentialLoss 1",
@@ -25,10 +26,6 @@ class Exponential(ElementwiseLoss):
         # exp(log 2) = 2
         Example([0, 1], [0.6931471805599453, 0.6931471805599453], value=2.5, grad=[2.0, -0.5], hess=[2.0, 0.5]),
     )
-
-    def domain(self) -> Domain:
-        """A probability and half a logit."""
-        return Domain("unit", "logit")
 
     @staticmethod
     def formula(y: Any, p: Any) -> Any:

@@ -17,16 +17,13 @@ class HingeEmbedding(ElementwiseLoss):
 
     margin: float = real(1.0, "the distance from which pairs that do not belong together cost nothing")
 
+    takes: ClassVar[Domain] = Domain("sign", "real")
     peers: ClassVar[Peers] = Peers(torch="F.hinge_embedding_loss(p, y, margin=margin, reduction=reduction)")
     examples: ClassVar[tuple[Example, ...]] = (
         Example(y_true=1, y_pred=0.75, value=0.75, grad=1.0, hess=0.0),
         Example(y_true=[-1, -1], y_pred=[0.75, 2.5], value=1.25, grad=[-1.0, 0.0], hess=[0.0, 0.0],
                 parameters={"margin": 2.0}),
     )  # fmt: skip
-
-    def domain(self) -> Domain:
-        """Whether two things belong together, and how far they are apart."""
-        return Domain("sign", "real")
 
     def kinks(self, y: Any) -> tuple[Any, ...]:
         """From where on pairs that do not belong together cost nothing."""

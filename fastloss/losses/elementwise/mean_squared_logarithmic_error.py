@@ -19,6 +19,7 @@ class MeanSquaredLogarithmicError(ElementwiseLoss):
     epsilon: float = positive(1e-7, "the least number that targets and predictions count as")
 
     aliases: ClassVar[tuple[str, ...]] = ("msle",)
+    takes: ClassVar[Domain] = Domain("non_negative", "positive")
     peers: ClassVar[Peers] = Peers(
         torch="(torch.log1p(p.clamp(min=epsilon)) - torch.log1p(y.clamp(min=epsilon))) ** 2",
         keras="keras.losses.mean_squared_logarithmic_error(y[..., None], p[..., None])",
@@ -28,10 +29,6 @@ class MeanSquaredLogarithmicError(ElementwiseLoss):
         Example([3.0, 0.5], [1.0, 0.25], 0.4804530139182014, [-0.6931471805599453, 0.0], [0.8465735902799727, 0.0],
                 {"epsilon": 0.5}),
     )  # fmt: skip
-
-    def domain(self) -> Domain:
-        """Counts, prices and the like."""
-        return Domain("non_negative", "positive")
 
     def kinks(self, y: Any) -> tuple[Any, ...]:
         """Below which predictions are the same."""

@@ -28,7 +28,7 @@ class CategoricalCrossentropy(SoftmaxLoss):
     peers: ClassVar[Peers] = Peers(
         torch=(
             "(lambda x: F.cross_entropy(x, y, reduction=reduction, label_smoothing=label_smoothing, "
-            "weight=None if class_weight is None else torch.tensor(class_weight, dtype=p.dtype)) "
+            "weight=weight) "
             "+ z_loss * torch.logsumexp(x, -1) ** 2)"
             "((p if softcap is None else softcap * torch.tanh(p / softcap)) / temperature) if from_logits else None"
         ),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Domain, Example, Peers, flag, function_of, open_unit_interval, optional_integer
+from ...families.definition import Example, Peers, flag, function_of, open_unit_interval, optional_integer
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import exp_nonpositive, expm1_nonpositive, log, log1p, nothing_of, power, where
 from ...formula.rows import RowFormula
@@ -51,10 +51,6 @@ class CategoricalGeneralizedCrossEntropy(RowwiseLoss):
                 None, _probability_statistics, _probability_finish, _probability_element, _probability_target
             ),
         }
-
-    def domain(self) -> Domain:
-        """Class numbers, and probabilities or logits."""
-        return Domain("label", "logit" if self.from_logits else "probability")
 
 
 # -- from logits -------------------------------------------------------------------------------------------------

@@ -13,10 +13,11 @@ from ...formula.rows import RowFormula
 class CategoricalHinge(RowwiseLoss):
     """Margin that the true class lacks: ``max(0, 1 - sum_c y[c] p[c] + max_c (1 - y[c]) p[c])``.
 
-    As Keras' ``CategoricalHinge`` (Crammer and Singer 2001, JMLR 2). Classes that share the maximum share its gradient;
-    where the margin is met the gradient is 0. The Hessian is 0 everywhere.
+    As Keras' ``CategoricalHinge`` (Crammer and Singer 2001, JMLR 2). Classes that share the maximum share its gradient,
+    which is 0 where the margin is met. The Hessian is 0.
     """
 
+    takes: ClassVar[Domain] = Domain("distribution", "real")
     peers: ClassVar[Peers] = Peers(
         keras="F.relu(keras.losses.categorical_hinge(y, p))",  # has a slope of 0 where the margin is met
         plain="F.relu(((1 - y) * p).amax(-1) - (y * p).sum(-1) + 1)",
@@ -32,14 +33,9 @@ class CategoricalHinge(RowwiseLoss):
         """The formula of this loss."""
         return {"scores": RowFormula("peak", _statistics, _finish, _element, first_of=_rival)}
 
-    def domain(self) -> Domain:
-        """A distribution, one-hot as a rule, and a score for each class."""
-        return Domain("distribution", "real")
-
 
 def _rival(x: Any, y: Any) -> Any:
-    rival = product(1.0 - y, x)
-    return rival
+    return product(1.0 - y, x)
 
 
 def _statistics(x: Any, y: Any, peak: Any) -> Any:

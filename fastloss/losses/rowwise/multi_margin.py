@@ -22,28 +22,19 @@ class MultiMargin(RowwiseLoss):
     class_weight: tuple[float, ...] | None = optional_weights("one weight per class")
 
     indexed: ClassVar[bool] = True
-    peers: ClassVar[Peers] = Peers(
-        torch=(
-            "F.multi_margin_loss(p, y, p=loss.p, margin=margin, reduction=reduction, "
-            "weight=None if class_weight is None else torch.tensor(class_weight, dtype=p.dtype))"
-        ),
-    )
+    takes: ClassVar[Domain] = Domain("label", "real")
+    peers: ClassVar[Peers] = Peers(torch="F.multi_margin_loss(p, y, loss.p, margin, weight, reduction=reduction)")
     examples: ClassVar[tuple[Example, ...]] = (
         Example([1], [[0.5, 1.0, 0.25, -1.0]], 0.1875, [[0.25, -0.5, 0.25, 0.0]], [[0.0, 0.0, 0.0, 0.0]]),
-        Example(
-            [1], [[0.5, 1.0, 0.25, -1.0]], 0.078125, [[0.25, -0.375, 0.125, 0.0]], [[0.5, 1.0, 0.5, 0.0]], {"p": 2}
-        ),
+        Example([1], [[0.5, 1.0, 0.25, -1.0]], 0.078125, [[0.25, -0.375, 0.125, 0.0]], [[0.5, 1.0, 0.5, 0.0]],
+                {"p": 2}),
         Example([0], [[1.0, 1.0]], 0.5, [[-1.0, 1.0]], [[0.0, 0.0]], {"margin": 0.5, "class_weight": (2.0, 1.0)}),
-    )
+    )  # fmt: skip
 
     @classmethod
     def row_formulas(cls) -> dict[str, RowFormula]:
         """The formula of this loss."""
         return {"scores": RowFormula(None, _statistics, _finish, _element, _target)}
-
-    def domain(self) -> Domain:
-        """Class numbers, and a score for each class."""
-        return Domain("label", "real")
 
 
 def _distance(x: Any, target_x: Any, margin: Any) -> Any:

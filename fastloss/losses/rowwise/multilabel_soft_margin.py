@@ -19,32 +19,18 @@ class MultilabelSoftMargin(RowwiseLoss):
 
     class_weight: tuple[float, ...] | None = optional_weights("one weight per class")
 
-    peers: ClassVar[Peers] = Peers(
-        torch=(
-            "F.multilabel_soft_margin_loss(p, y, reduction=reduction, "
-            "weight=None if class_weight is None else torch.tensor(class_weight, dtype=p.dtype))"
-        ),
-    )
+    takes: ClassVar[Domain] = Domain("binary", "logit")
+    peers: ClassVar[Peers] = Peers(torch="F.multilabel_soft_margin_loss(p, y, weight, reduction=reduction)")
     examples: ClassVar[tuple[Example, ...]] = (
         Example([[1.0, 0.0]], [[0.0, 0.0]], 0.6931471805599453, [[-0.25, 0.25]], [[0.125, 0.125]]),
-        Example(
-            [[1.0, 0.0]],
-            [[0.0, 0.0]],
-            1.0397207708399179,
-            [[-0.25, 0.5]],
-            [[0.125, 0.25]],
-            {"class_weight": (1.0, 2.0)},
-        ),
-    )
+        Example([[1.0, 0.0]], [[0.0, 0.0]], 1.0397207708399179, [[-0.25, 0.5]], [[0.125, 0.25]],
+                {"class_weight": (1.0, 2.0)}),
+    )  # fmt: skip
 
     @classmethod
     def row_formulas(cls) -> dict[str, RowFormula]:
         """The formula of this loss."""
         return {"logits": RowFormula(None, _statistics, _finish, _element)}
-
-    def domain(self) -> Domain:
-        """Labels that are there or not, and logits."""
-        return Domain("binary", "logit")
 
 
 def _statistics(x: Any, y: Any, class_weight: Any) -> Any:

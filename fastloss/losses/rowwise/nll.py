@@ -21,11 +21,9 @@ class NLL(RowwiseLoss):
     ignore_class: int | None = optional_integer("rows with this label count for nothing")
 
     indexed: ClassVar[bool] = True
+    takes: ClassVar[Domain] = Domain("label", "log_probability")
     peers: ClassVar[Peers] = Peers(
-        torch=(
-            "F.nll_loss(p, y, reduction=reduction, ignore_index=-100 if ignore_class is None else ignore_class, "
-            "weight=None if class_weight is None else torch.tensor(class_weight, dtype=p.dtype))"
-        ),
+        torch="F.nll_loss(p, y, weight, None, -100 if ignore_class is None else ignore_class, None, reduction)",
     )
     examples: ClassVar[tuple[Example, ...]] = (
         Example([1], [[-1.5, -0.25]], 0.25, [[0.0, -1.0]], [[0.0, 0.0]]),
@@ -37,10 +35,6 @@ class NLL(RowwiseLoss):
     def row_formulas(cls) -> dict[str, RowFormula]:
         """The formula of this loss."""
         return {"log_probabilities": RowFormula(None, _statistics, _finish, _element, _target)}
-
-    def domain(self) -> Domain:
-        """Class numbers and log-probabilities."""
-        return Domain("label", "log_probability")
 
 
 def _statistics(x: Any) -> Any:

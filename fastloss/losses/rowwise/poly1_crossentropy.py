@@ -21,6 +21,7 @@ class Poly1Crossentropy(RowwiseLoss):
     epsilon: float = real(2.0, "what is added to the weight of 1 - p")
 
     aliases: ClassVar[tuple[str, ...]] = ("poly_loss_cross_entropy",)
+    takes: ClassVar[Domain] = Domain("distribution", "logit")
     peers: ClassVar[Peers] = Peers(
         torch="(y * (epsilon * (1 - p.softmax(-1)) - p.log_softmax(-1))).sum(-1)",
         optax="optax.losses.poly_loss_cross_entropy(p, y, epsilon=epsilon)",
@@ -41,10 +42,6 @@ class Poly1Crossentropy(RowwiseLoss):
     def row_formulas(cls) -> dict[str, RowFormula]:
         """The formula of this loss."""
         return {"logits": RowFormula("peak", _statistics, _finish, _element)}
-
-    def domain(self) -> Domain:
-        """A distribution over the classes, and logits."""
-        return Domain("distribution", "logit")
 
 
 def _statistics(x: Any, y: Any, peak: Any) -> Any:

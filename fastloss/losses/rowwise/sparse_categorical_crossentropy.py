@@ -28,7 +28,7 @@ class SparseCategoricalCrossentropy(SoftmaxLoss):
         torch=(
             "(lambda x: F.cross_entropy(x, y, reduction=reduction, label_smoothing=label_smoothing, "
             "ignore_index=-100 if ignore_class is None else ignore_class, "
-            "weight=None if class_weight is None else torch.tensor(class_weight, dtype=p.dtype)) "
+            "weight=weight) "
             "+ z_loss * torch.logsumexp(x, -1) ** 2)"
             "((p if softcap is None else softcap * torch.tanh(p / softcap)) / temperature) if from_logits else None"
         ),

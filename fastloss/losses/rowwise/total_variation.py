@@ -19,6 +19,7 @@ class TotalVariation(RowwiseLoss):
 
     wrt: str = wrt()
 
+    takes: ClassVar[Domain] = Domain("distribution", "probability")
     peers: ClassVar[Peers] = Peers(torch="0.5 * (p - y).abs().sum(-1)")
     examples: ClassVar[tuple[Example, ...]] = (
         Example([[0.5, 0.5, 0.0]], [[0.25, 0.5, 0.25]], 0.25, [[-0.5, 0.0, 0.5]], [[0.0, 0.0, 0.0]]),
@@ -32,10 +33,6 @@ class TotalVariation(RowwiseLoss):
             "probabilities": RowFormula(None, _statistics, _finish, _element),
             "probabilities.y_true": RowFormula(None, _statistics, _finish, _element_by_target),
         }
-
-    def domain(self) -> Domain:
-        """A distribution, and probabilities."""
-        return Domain("distribution", "probability")
 
 
 def _statistics(x: Any, y: Any) -> Any:
