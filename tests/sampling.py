@@ -51,6 +51,18 @@ CALLS = {
 }
 
 
+def label_of(loss):
+    """A short test id: what differs from the defaults."""
+    fields = dataclasses.fields(loss)
+    changed = [f"{f.name}={getattr(loss, f.name)}" for f in fields if getattr(loss, f.name) != f.default]
+    return re.sub(r"\s", "", f"{loss.name}({','.join(changed)})")
+
+
+def differentiates_targets(loss):
+    """Whether gradient and Hessian are those by the targets."""
+    return getattr(loss, "wrt", "y_pred") == "y_true"
+
+
 # -- configurations ------------------------------------------------------------------------------------------
 
 _VALUES = {
@@ -152,9 +164,24 @@ def formula_configurations(cls, classes=5):
     return list(chosen.values())
 
 
-#: One configuration for each formula that stands for its shape, with and without class weights: what tests of sweeps
-#: are about. Tests of formulas are about every loss.
-SWEPT = [loss for name in REPRESENTATIVES for loss in variants(LOSSES[name]) if represents(loss)]
+def swept(cls):
+    """Of each formula that stands for its shape the plain configuration, and the one with most around it.
+
+    Derivatives by targets differ from those by predictions in their formula only: of them the plain one is enough.
+    """
+    by_formula = {}
+    for loss in variants(cls):
+        if represents(loss):
+            by_formula.setdefault(loss.variant(), []).append(loss)
+    chosen = []
+    for losses in by_formula.values():
+        plainest, *others = sorted(losses, key=lambda loss: len(label_of(loss)))
+        chosen += [plainest, *([] if differentiates_targets(plainest) else others[-1:])]
+    return chosen
+
+
+#: What tests of sweeps are about. Tests of formulas are about every loss.
+SWEPT = [loss for name in REPRESENTATIVES for loss in swept(LOSSES[name])]
 #: One configuration, which does not smooth, for each of the losses that are swept most thoroughly.
 ONE_EACH = [
     LOSSES[name](**({"from_logits": True} if {"from_logits": True} in configured else {}))
@@ -168,24 +195,24 @@ def types_for(name, types):
 
 
 def in_types(losses, types):
-    """Parameters of a test: (loss, type)."""
+    """Parameters of a test: (loss, type). A configuration of a loss that meets every type meets half of them."""
     return [
         pytest.param(loss, dtype, id=f"{label_of(loss)}-{np.dtype(dtype).name if isinstance(dtype, type) else dtype}")
         for loss in losses
-        for dtype in types_for(loss.name, types)
+        for dtype in some_types_for(loss, types)
     ]
+
+
+def some_types_for(loss, types):
+    """Half of `types_for`, other ones for other configurations: kernels take most of the time that tests take."""
+    offered = types_for(loss.name, types)
+    first = turn(label_of(loss), range(len(offered)))
+    return [offered[(first + number) % len(offered)] for number in range((len(offered) + 1) // 2)]
 
 
 def with_reduction(loss, reduction, **changes):
     """The same configuration with another reduction."""
     return dataclasses.replace(loss, reduction=reduction, **changes)
-
-
-def label_of(loss):
-    """A short test id: what differs from the defaults."""
-    fields = dataclasses.fields(loss)
-    changed = [f"{f.name}={getattr(loss, f.name)}" for f in fields if getattr(loss, f.name) != f.default]
-    return re.sub(r"\s", "", f"{loss.name}({','.join(changed)})")
 
 
 # -- operands ------------------------------------------------------------------------------------------------
@@ -202,11 +229,6 @@ def is_indexed(loss):
 def takes_unit_targets(loss):
     """Whether targets are probabilities, classes or the like: numbers from 0 to 1, or class numbers."""
     return loss.domain().y_true in ("unit", "binary", "distribution", "label")
-
-
-def differentiates_targets(loss):
-    """Whether gradient and Hessian are those by the targets."""
-    return getattr(loss, "wrt", "y_pred") == "y_true"
 
 
 def takes_probabilities(loss):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -51,8 +52,10 @@ Report = dict[str, Any]
 def tiny_run() -> tuple[Report, str]:
     """Measure every case at a tiny size, once."""
     output = StringIO()
+    gc.freeze()  # it is collected before each case
     with redirect_stdout(output):
         report = bench.run(MEASURED, TINY)
+    gc.unfreeze()
     return report, output.getvalue()
 
 

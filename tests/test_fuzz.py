@@ -15,13 +15,13 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs pages without acc
 
 def test_random_calls(set_threads):
     set_threads(2)
-    counts = fuzz.fuzz(seed=0, calls=20_000)
-    assert counts["calls"] >= 20_000
+    counts = fuzz.fuzz(seed=0, calls=4_000)
+    assert counts["calls"] >= 4_000
     wrong = "shape of y_true", "dtype of y_pred", "weight", "shape of weight", "shape of mask", "out", "label"
     assert {name for name in counts if name.startswith("refused: ")} == {f"refused: {kind}" for kind in wrong}
-    assert counts["special"] > 40
-    assert counts["fenced"] > 30
-    assert counts["shared"] > 300
+    assert counts["special"] > 8
+    assert counts["fenced"] > 2
+    assert counts["shared"] > 60
 
 
 class Drawn:

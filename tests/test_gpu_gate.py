@@ -305,8 +305,9 @@ def test_each_text_is_compiled_for_the_reference_and_another_architecture():
     assert chosen == [gpu_gate.architectures_for(text, None) for text in texts]
 
 
-def test_the_only_kernel_of_a_formula_is_compiled_for_one_architecture():
-    kernels = [Kernel(text=f"text {number}", alone=True) for number in range(200)]
+@pytest.mark.parametrize("what", [{"alone": True}, {"hot": False}], ids=["the only one", "may spill"])
+def test_the_only_kernel_of_a_formula_and_those_that_may_spill_are_compiled_for_one_architecture(what):
+    kernels = [Kernel(text=f"text {number}", **what) for number in range(200)]
     chosen = [[job.architecture for job in gpu_gate.jobs_of(kernel, None)] for kernel in kernels]
     assert all(len(numbers) == 1 for numbers in chosen)
     assert {number for numbers in chosen for number in numbers} == set(gpu_gate.ARCHITECTURES)

@@ -327,8 +327,9 @@ REDUCTIONS = [("mean", None), ("sum", None), ("weighted_mean", None), ("none", N
 
 
 @both
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("call", "dtype"), [*((call, "float32") for call in CALLS), *(("value_grad_and_hess", dtype) for dtype in DTYPES)]
+)
 def test_reductions_weights_and_masks(call, dtype, from_logits):
     y, x = drawn((6, 7, 5), 3, 11, from_logits, dtype)
     rng = np.random.default_rng(0)
