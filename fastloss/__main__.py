@@ -1,4 +1,4 @@
-"""Commands: ``python -m fastloss COMMAND``."""
+"""Commands: ``python -m fastloss [--with FILE] COMMAND``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 from . import __version__
 
@@ -22,7 +24,13 @@ COMMANDS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command and give its exit status."""
+    """Run one command and give its exit status; before it, load the losses of a user's file."""
+    if arguments[:1] == ["--with"]:
+        if len(arguments) < 2 or not Path(arguments[1]).is_file():
+            print(f"fastloss: --with needs a Python file; got {' '.join(arguments[1:2]) or 'nothing'}", file=sys.stderr)
+            return 2
+        load(Path(arguments[1]))
+        arguments = arguments[2:]
     if arguments and arguments[0] in COMMANDS:
         command: Callable[[list[str]], int] = import_module(f".{COMMANDS[arguments[0]][0]}", __package__).main
         try:
@@ -36,10 +44,21 @@ def main(arguments: list[str]) -> int:
     wanted = not arguments or arguments[0] in ("-h", "--help")
     if not wanted and arguments[0] != "--version":
         print(f"fastloss: unknown command {arguments[0]!r}", file=sys.stderr)
-    print(f"fastloss {__version__}\n\nusage: python -m fastloss COMMAND [--help]\n")
+    print(f"fastloss {__version__}\n\nusage: python -m fastloss [--with FILE] COMMAND [--help]\n")
     for name, (_, purpose) in COMMANDS.items():
         print(f"  {name:8} {purpose}")
+    print("\n--with FILE takes the losses that a Python file of yours defines, too")
     return 0 if wanted or arguments[0] == "--version" else 2
+
+
+def load(file: Path) -> None:
+    """Import a Python file by its path: the losses that it defines are in the registry then."""
+    specification = spec_from_file_location(file.stem, file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = module_from_spec(specification)
+    sys.modules[file.stem] = module
+    specification.loader.exec_module(module)
 
 
 if __name__ == "__main__":

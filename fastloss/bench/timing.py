@@ -34,6 +34,8 @@ LONG = 0.02
 WARM_UP = 5e-3
 #: Rounds that take place even when the time is up.
 LEAST_ROUNDS = 3
+#: Times as many pairs as are wanted are taken where processors are busy.
+PATIENT = 5
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,39 @@ def interleaved(contenders: Mapping[str, Call], effort: Effort) -> dict[str, Sam
                     _take_sample(contenders[name], results[name], effort.pause)
             done += 1
     return results
+
+
+def pairs(base: Call, head: Call, rounds: int, sample: float) -> list[tuple[float, float]]:
+    """Time two calls side by side, in the order base, head, head, base, ...
+
+    Parameters
+    ----------
+    base, head
+        What to call.
+    rounds
+        How many undisturbed pairs of samples are wanted; at most `PATIENT` times as many are taken.
+    sample
+        Seconds that a sample should last.
+
+    Returns
+    -------
+    list of (float, float)
+        Seconds per call of both, by pair: those in which no thread had to wait for a CPU, if a quarter of those wanted
+        was found, else all.
+    """
+    calls = [_calls_per_sample(call, sample) for call in (base, head)]
+    found: list[tuple[float, float]] = []
+    undisturbed: list[tuple[float, float]] = []
+    with _no_collection():
+        while len(undisturbed) < rounds and len(found) < PATIENT * rounds:
+            both, waited = [0.0, 0.0], waiting_time()
+            for which in (0, 1) if len(found) % 2 == 0 else (1, 0):
+                both[which] = _timed((base, head)[which], calls[which])
+            waited = max(0, waiting_time() - waited - FORGIVEN)
+            found.append((both[0], both[1]))
+            if waited <= WAITING * (both[0] * calls[0] + both[1] * calls[1]) * 1e9:
+                undisturbed.append(found[-1])
+    return undisturbed if 4 * len(undisturbed) >= rounds else found
 
 
 def _wanting(results: Mapping[str, Samples], rounds: int) -> bool:
