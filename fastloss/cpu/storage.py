@@ -159,7 +159,7 @@ class Pointer:
         ``bypass_cache`` writes around the caches in 16-byte pieces, the alignment every NumPy allocation has.
         """
         assert left is None or not bypass_cache
-        if bypass_cache and self.storage.kind == "half" and _has_feature("f16c"):
+        if bypass_cache and self.storage.kind == "half" and has_feature("f16c"):
             self._put_halves(lanes)
             return
         if self.storage.kind == "half" and lanes.count > 16 and left is None:
@@ -220,7 +220,7 @@ class Pointer:
 
 
 @cache
-def _has_feature(name: str) -> bool:
+def has_feature(name: str) -> bool:
     """Whether kernels are compiled for processors with a feature, by LLVM's name for it."""
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
     return f"+{name}" in features.split(",")
@@ -228,7 +228,7 @@ def _has_feature(name: str) -> bool:
 
 def _converts_halves() -> bool:
     """Whether the processor converts float16; else LLVM would call a routine that nobody provides."""
-    return _has_feature("f16c") or platform.machine() in ("aarch64", "arm64")
+    return has_feature("f16c") or platform.machine() in ("aarch64", "arm64")
 
 
 def _from_half_bits(bits: Lanes) -> Lanes:
