@@ -1,0 +1,1 @@
+"""Speed of fastloss over its commits, measured by asv."""
