@@ -438,6 +438,11 @@ def test_primitives_are_counted_as_a_compiler_would() -> None:
     assert counted(fl.SparseCategoricalCrossentropy(from_logits=True)) == {("exp_nonpositive", None): 1}
 
 
+@pytest.mark.parametrize("name", sorted(name for name, loss in registry().items() if loss.family != "sequence"))
+def test_primitives_of_every_loss_are_counted(name: str) -> None:
+    assert all(number > 0 for number in primitives_of(registry()[name]()).values())
+
+
 def test_what_only_the_hessian_needs_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     def formula(y: Any, p: Any, delta: Any) -> Any:
         twice = sqrt(p) + sqrt(p)

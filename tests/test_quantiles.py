@@ -1,10 +1,13 @@
 """Several quantiles in one call: what a call for each gives, put side by side and averaged as one."""
 
+import re
+
 import numpy as np
 import pytest
 from sampling import DTYPES, REDUCTIONS
 
 import fastloss as fl
+from fastloss import show
 from fastloss.reference import evaluate
 
 QUANTILES = (0.125, 0.5, 0.75, 0.9)
@@ -65,6 +68,19 @@ def test_columns(dtype, reduction, case):
     np.testing.assert_array_equal(loss.grad_and_hess(y, p, **options)[0], grad)
     assert grad.shape == p.shape
     assert grad.dtype == p.dtype
+
+
+def test_a_quantile_near_1_keeps_its_digits():
+    """1 - quantile is not taken in float32, where 1 - 0.999 has an error of 1e-5."""
+    y, p = np.zeros(2, np.float32), np.array([2.0, -1.0], np.float32)
+    value, grad = fl.pinball.value_and_grad(y, p, quantile=0.999, reduction="sum")
+    assert value == pytest.approx(2 * 0.001 + 0.999, rel=2e-7)
+    np.testing.assert_allclose(grad, [0.001, -0.999], rtol=1e-7)
+
+
+def test_curves_of_several_quantiles(capsys):
+    assert show.main(["pinball", "quantile=0.1,0.9"]) == 0
+    assert re.findall(r"quantile = (\S+?),", capsys.readouterr().out) == ["0.1", "0.9"]
 
 
 @pytest.mark.parametrize("layout", ["in place", "buffer", "Fortran", "strided"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,13 +39,15 @@ class Noted:
     """A number of which only is known how it was computed; equal computations are one node, as in a compiler."""
 
     formula_namespace = _Namespace()
+    __array_ufunc__ = None  # NumPy's numbers, which parameters alone give, leave operations to this class
 
     def __init__(self, graph: Graph, name: str, operands: tuple[Any, ...] = ()) -> None:
         self.graph, self.name, self.operands = graph, name, operands
 
     def node(self, name: str, *operands: Any) -> Noted:
         """What an operation makes of operands."""
-        key = (name, *(id(o) if isinstance(o, Noted) else float(o) for o in operands))
+        operands = tuple(o if isinstance(o, Noted) else float(o) for o in operands)
+        key = (name, *(id(o) if isinstance(o, Noted) else o for o in operands))
         return self.graph.setdefault(key, Noted(self.graph, name, operands))
 
     def __neg__(self) -> Noted:
@@ -98,7 +99,8 @@ def _results(loss: Any, graph: Graph) -> Iterator[Any]:
     if not hasattr(loss, "row_formulas"):
         formula = loss.formulas()[loss.variant()]
         names = list(inspect.signature(formula).parameters)[len(loss.operands) :]
-        written = all(getattr(loss, name) == _defaults(loss)[name] for name in names)  # into the kernel
+        usual = type(loss)()
+        written = all(getattr(loss, name) == getattr(usual, name) for name in names)  # into the kernel
         parameters = (float(getattr(loss, name)) if written else operand(name) for name in names)
         yield from formula(*map(operand, loss.operands), *parameters)[: 1 + _predictions(loss)]
         return
@@ -122,10 +124,6 @@ def _element_pieces(formula: RowFormula | PairFormula) -> Iterator[Callable[...,
     for piece in (formula.first_of, formula.statistics, formula.again, formula.element):
         if piece is not None:
             yield piece
-
-
-def _defaults(loss: Loss) -> dict[str, Any]:
-    return {field.name: field.default for field in dataclasses.fields(loss)}
 
 
 def _primitive(node: Noted) -> Primitive:

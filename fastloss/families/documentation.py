@@ -213,7 +213,7 @@ def _peer_names(loss: type[Loss]) -> list[str]:
     found = (
         ("Keras", re.search(r"keras\.losses\.(\w+)", peers.keras)),
         ("torch", re.search(r"\bF\.(\w+)", peers.torch)),
-        ("scikit-learn", re.search(r"(\w+)", peers.scikit_learn)),
+        *(("scikit-learn", re.search(r"(\w+)", words)) for words in peers.scikit_learn.split("|")),
         ("optax", re.search(r"optax\.losses\.(\w+)", peers.optax)),
     )
     return [f"{library} `{match[1]}`" for library, match in found if match]

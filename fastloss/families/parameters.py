@@ -79,10 +79,10 @@ def quantiles(default: float, doc: str) -> Any:
     def convert(value: Any) -> float | tuple[float, ...]:
         if isinstance(value, Real):
             return inside(value)
-        several = tuple(inside(number) for number in np.asarray(value).tolist())
-        if not several or isinstance(value, np.ma.MaskedArray):
+        numbers = np.asarray(value)  # of a set, an array of no dimensions
+        if numbers.ndim != 1 or numbers.size == 0 or isinstance(value, np.ma.MaskedArray):
             raise ValueError
-        return several
+        return tuple(inside(number) for number in numbers.tolist())
 
     return _parameter(default, Rule("in (0, 1), or a sequence of such numbers", convert), doc)
 

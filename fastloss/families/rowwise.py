@@ -278,7 +278,7 @@ class RowsLoss(Loss, abstract=True):
             bad &= np.repeat(weighing.weights >= 0, weighing.inner).reshape(y.shape)
         if not bad.any():
             return
-        hint = "" if ignored is not None else "To leave such rows out: ignore_class="
+        hint = "To leave such rows out: ignore_class=" if hasattr(self, "ignore_class") and ignored is None else ""
         raise ValueError(rejected(self.name, "y_true", f"be in [0, {classes})", first_of(y, bad), hint))
 
 

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         for title, body in parts:
             print(f"// {title}\n{body}")
         return DONE
-    curves = [curve_of(one, kind) for kind, one in configured]
+    curves = [curve_of(one, kind) for kind, one in _drawn(configured)]
     if options.png:
         return _save(loss, [one for one in curves if one is not None], options.png)
     width = min(shutil.get_terminal_size().columns, 100)
@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=catalogue.DTYPES, default="float32", help="of y_pred, for --kernel")
     parser.add_argument("--classes", type=int, default=1000, help="for --kernel of a rowwise loss")
     return parser
+
+
+def _drawn(configured: list[tuple[str, Loss]]) -> list[tuple[str, Loss]]:
+    """What has a curve: of a loss of several quantiles each."""
+    columns: tuple[Any, ...] = getattr(configured[0][1], "columns", tuple)()
+    return [(f"quantile = {one.quantile:g}", one) for one in columns] or configured
 
 
 def _configured(loss: type[Loss], given: list[str]) -> list[tuple[str, Loss]]:

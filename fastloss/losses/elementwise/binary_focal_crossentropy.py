@@ -63,12 +63,19 @@ class BinaryFocalCrossentropy(ElementwiseLoss):
         """Label of the formula that this configuration uses."""
         return "logits" if self.from_logits else "probabilities"
 
+    @property
+    def complement(self) -> float:
+        """The weight of class 0, which float32 would round alpha before."""
+        return 1.0 - self.alpha
+
     def kinks(self, y: Any) -> tuple[Any, ...]:
         """Where probabilities are clipped."""
         return () if self.from_logits else (self.epsilon, 1.0 - self.epsilon)
 
 
-def logits(y: Any, x: Any, apply_class_balancing: Any, alpha: Any, gamma: Any, label_smoothing: Any) -> Any:
+def logits(
+    y: Any, x: Any, apply_class_balancing: Any, alpha: Any, complement: Any, gamma: Any, label_smoothing: Any
+) -> Any:
     """Value, gradient and Hessian at target y and logit x.
 
     1 - q is ``mixed / (1 + tail)``, tail being exp(-|x|); ``rate`` times ``last`` is the derivative of its logarithm.
@@ -83,7 +90,7 @@ def logits(y: Any, x: Any, apply_class_balancing: Any, alpha: Any, gamma: Any, l
     part, rest = where(x < 0.0, 1.0 - t, t), where(x < 0.0, t, 1.0 - t)
     mixed = part * tail + rest
     easy = rest == 0.0  # then mixed is the tail
-    weight = where(apply_class_balancing == 1.0, t * alpha + (1.0 - t) * (1.0 - alpha), 1.0)
+    weight = where(apply_class_balancing == 1.0, t * alpha + (1.0 - t) * complement, 1.0)
     weight = weight * power(mixed / (1.0 + tail), gamma)
     rate = (1.0 - t - t) * share * where(easy, 1.0, factor / mixed)
     last = where(easy, 1.0, last)
@@ -99,7 +106,14 @@ def logits(y: Any, x: Any, apply_class_balancing: Any, alpha: Any, gamma: Any, l
 
 
 def probabilities(
-    y: Any, p: Any, apply_class_balancing: Any, alpha: Any, gamma: Any, label_smoothing: Any, epsilon: Any
+    y: Any,
+    p: Any,
+    apply_class_balancing: Any,
+    alpha: Any,
+    complement: Any,
+    gamma: Any,
+    label_smoothing: Any,
+    epsilon: Any,
 ) -> Any:
     """Value, gradient and Hessian at target y and probability p, by the same parts."""
     t = y * (1.0 - label_smoothing) + 0.5 * label_smoothing
@@ -112,7 +126,7 @@ def probabilities(
     odds, counter_odds = t / q, quotient(1.0 - t, 1.0 - q)
     slope = counter_odds - odds
     curvature = odds / q + quotient(counter_odds, 1.0 - q)
-    weight = where(apply_class_balancing == 1.0, t * alpha + (1.0 - t) * (1.0 - alpha), 1.0) * power(mixed, gamma)
+    weight = where(apply_class_balancing == 1.0, t * alpha + (1.0 - t) * complement, 1.0) * power(mixed, gamma)
     growth = gamma * rate * entropy
     bend = growth * (gamma - 1.0) * rate + 2.0 * gamma * rate * slope + curvature
     # 0 y, not 0: a NaN target shows in the gradient of a clipped element too.

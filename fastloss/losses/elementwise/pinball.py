@@ -37,17 +37,23 @@ class Pinball(ElementwiseLoss):
         several = self.quantile if isinstance(self.quantile, tuple) else ()
         return tuple(dataclasses.replace(self, quantile=quantile) for quantile in several)
 
+    @property
+    def complement(self) -> float:
+        """What is left of 1, which float32 would round first."""
+        assert not isinstance(self.quantile, tuple)
+        return 1.0 - self.quantile
+
     def kinks(self, y: Any) -> tuple[Any, ...]:
         """Where the slope changes its sign."""
         return (y,)
 
     @staticmethod
-    def formula(y: Any, p: Any, quantile: Any) -> Any:
+    def formula(y: Any, p: Any, quantile: Any, complement: Any) -> Any:
         """Value, gradient and Hessian at target y and prediction p."""
         difference = p - y
-        value = where(difference > 0.0, 1.0 - quantile, -quantile) * difference
+        value = where(difference > 0.0, complement, -quantile) * difference
         # The last choice is for NaN.
-        slope = where(difference > 0.0, 1.0 - quantile, where(difference < 0.0, -quantile, difference))
+        slope = where(difference > 0.0, complement, where(difference < 0.0, -quantile, difference))
         return value, slope, 0.0
 
 

@@ -79,41 +79,51 @@ class Tweedie(ElementwiseLoss):
         """Whether variances rise with means."""
         return self.power > 0.0
 
+    @property
+    def to_one(self) -> float:
+        """How far the power is below 1; float32 would round the power first."""
+        return 1.0 - self.power
+
+    @property
+    def to_two(self) -> float:
+        """How far the power is below 2."""
+        return 2.0 - self.power
+
     def kinks(self, y: Any) -> tuple[Any, ...]:
         """Where derivatives by a logarithm are computed another way."""
         return (-0.5, 0.0, 0.5) if self.log_input else ()
 
 
-def means(y: Any, p: Any, power: Any, half: Any, positive_power: Any) -> Any:
+def means(y: Any, p: Any, power: Any, to_one: Any, to_two: Any, half: Any, positive_power: Any) -> Any:
     """Value, gradient and Hessian at target y and mean p, power being none of 0, 1 and 2.
 
     ``lead`` is p^(1 - power), or p times less where that would be too small a number.
     """
     inverse = 1.0 / p
-    lead = (2.0 - half) * raised(p, where(positive_power == 1.0, 1.0 - power, -power))
-    value = lead * ((p * (1.0 / (2.0 - power)) - y * (1.0 / (1.0 - power))) * where(positive_power == 1.0, 1.0, p))
+    lead = (2.0 - half) * raised(p, where(positive_power == 1.0, to_one, -power))
+    value = lead * ((p * (1.0 / (to_two)) - y * (1.0 / (to_one))) * where(positive_power == 1.0, 1.0, p))
     grad = lead * ((p - y) * where(positive_power == 1.0, inverse, 1.0))
-    rising = lead * (((1.0 - power) * p + power * y) * inverse) * inverse
-    falling = (1.0 - power) * lead + power * ((lead * y) * inverse)
+    rising = lead * (((to_one) * p + power * y) * inverse) * inverse
+    falling = (to_one) * lead + power * ((lead * y) * inverse)
     return value, grad, where(positive_power == 1.0, rising, falling)
 
 
-def logarithms(y: Any, x: Any, power: Any, half: Any) -> Any:
+def logarithms(y: Any, x: Any, to_one: Any, to_two: Any, half: Any) -> Any:
     """The same at a mean's logarithm x.
 
     The larger one of exp((1 - power) x) and exp((2 - power) x) is factored out, as a square: ``root``. For targets of 0
     that is the latter, which is all there is.
     """
     falling = (x < 0.0) & (y != 0.0)
-    root = exp(0.5 * (where(falling, 1.0 - power, 2.0 - power) * x))
+    root = exp(0.5 * (where(falling, to_one, to_two) * x))
     tail = exp_nonpositive(-abs(x))
     less = expm1_nonpositive(-abs(x))
     upper = where(falling, tail, 1.0)
     lower = y * where(x < 0.0, 1.0, tail)
     near = (abs(x) < 0.5) & (y != 0.0)
     slope = where(near, (1.0 - y) * where(x < 0.0, 1.0, tail) + where(x < 0.0, less, -less), upper - lower)
-    value = upper * (1.0 / (2.0 - power)) - lower * (1.0 / (1.0 - power))
-    hess = (2.0 - power) * upper - (1.0 - power) * lower
+    value = upper * (1.0 / (to_two)) - lower * (1.0 / (to_one))
+    hess = (to_two) * upper - (to_one) * lower
     scale = 2.0 - half
     return scale * (value * root * root), scale * (slope * root * root), scale * (hess * root * root)
 
