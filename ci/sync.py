@@ -1,7 +1,7 @@
 """Write the text that derives from the losses' files; with --check, only compare.
 
-That is README's catalogue, and the names that the package exports. Docstrings derive at import time and need no
-writing.
+That is README's catalogue, the names that the package exports, and the cases that asv measures, which are only ever
+appended to. Docstrings derive at import time and need no writing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ("<!-- catalogue: written by ci/sync.py -->", "<!-- end of catalogue -->")
 EXPORTS = ("# losses: written by ci/sync.py", "# end of losses")
+CASES = ("    # cases: only ever appended to, by ci/sync.py", "    # end of cases")
+#: Elements of a case that is appended, at most.
+MEASURED = 5_000_000
 LINE_LENGTH = 120
 
 
@@ -38,6 +41,22 @@ def exports(losses: dict[str, Any]) -> str:
 def _export(module: str, name: str) -> str:
     line = f"from {module} import {name} as {name}"
     return line if len(line) <= LINE_LENGTH else f"from {module} import (\n    {name} as {name},\n)"
+
+
+def appended(text: str) -> str:
+    """The list of asv's cases with one for each kind of predictions, of each loss, that has none."""
+    from fastloss.bench.cases import all_cases
+
+    listed = text.split(CASES[0])[1].split(CASES[1])[0].strip("\n")
+    measured, largest = set(), {}
+    for case in all_cases():
+        key, name = (case.loss.name, case.configuration), f"{case.loss.name} {case.name}"
+        if f'"{name}"' in listed:
+            measured.add(key)
+        if case.dtype == "float32" and case.elements <= MEASURED:
+            largest[key] = name
+    new = [f'    "{name}",' for key, name in sorted(largest.items()) if key not in measured]
+    return between(text, CASES, "\n".join([listed, *new]))
 
 
 def between(text: str, marks: tuple[str, str], derived: str) -> str:
@@ -82,6 +101,7 @@ def main(arguments: list[str]) -> int:
     texts: dict[Path, Callable[[str], str]] = {
         ROOT / "README.md": lambda text: between(text, CATALOGUE, table(catalogue_rows(losses))),
         ROOT / "fastloss" / "__init__.py": lambda text: between(text, EXPORTS, exports(losses)),
+        ROOT / "asv_bench" / "benchmarks" / "calls.py": appended,
     }
     results = [updated(path, change, check) for path, change in texts.items()]
     return 0 if all(results) else 1

@@ -2,7 +2,7 @@
 
 asv finds parameters of other commits **by their place in a list**, in a process that imports the commit's own fastloss.
 A list made of that commit's registry would compare different losses. So this list is only ever appended to: never sort
-it, never remove a line. A test compares it with the registry.
+it, never remove a line. `ci/sync.py` appends the cases of new losses.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 #: "<loss> <case>": cases of `fastloss.bench.cases` by their names.
 CASES = [
+    # cases: only ever appended to, by ci/sync.py
     "binary_crossentropy logits-float32-1e5",
     "binary_crossentropy logits-float32-1e7",
     "binary_crossentropy probabilities-float32-1e5",
@@ -64,6 +65,11 @@ CASES = [
     "tversky probabilities-float32-4096x1000",
     "tversky probabilities-rows-float32-4096x1000",
     "tweedie float32-1e5",
+    "categorical_focal_crossentropy logits-float32-4096x1000",
+    "categorical_focal_crossentropy probabilities-float32-4096x1000",
+    "jensen_shannon logits-float32-4096x1000",
+    "jensen_shannon probabilities-float32-4096x1000",
+    # end of cases
 ]
 #: Calls whose time is that of the call itself.
 SMALL = [
