@@ -28,8 +28,10 @@ from catalogue import (
     parameter_fields,
     variant_cases,
 )
+from sampling import label_of, plain, variants, with_reduction
 
 import fastloss as fl
+from fastloss.reference import evaluate
 
 SHAPE = (6, 5)
 NAN, INF = float("nan"), float("inf")
@@ -522,6 +524,22 @@ def test_nan_reaches_the_value_and_its_own_gradient_only(name, parameters):
                 assert hidden[position]
                 hidden[position[0] if name in ROWWISE else position] = False
                 assert not hidden.any()
+
+
+@pytest.mark.parametrize("loss", [one for name in ROWWISE for one in variants(LOSSES[name])], ids=label_of)
+def test_nan_reaches_its_whole_row(loss):
+    """By the formula itself: that kernels compute what it says is the business of test_exact.py."""
+    y, p = plain(loss, (3, 5), np.random.default_rng(0))
+    for operand in ("y_pred", "y_true") if y.shape == p.shape else ("y_pred",):
+        spoiled = {"y_true": y.astype(float) if y.shape == p.shape else y.copy(), "y_pred": p.copy()}
+        spoiled[operand][1, 2] = np.nan
+        if getattr(loss, "ignore_class", None) is not None:
+            spoiled["y_true"][:] = 3
+        with np.errstate(invalid="ignore"):
+            value, grad, _ = evaluate(with_reduction(loss, "none"), **spoiled)
+        np.testing.assert_array_equal(np.isnan(value), [False, True, False])
+        np.testing.assert_array_equal(np.isnan(grad).all(axis=1), [False, True, False])
+        np.testing.assert_array_equal(np.isnan(grad).any(axis=1), [False, True, False])
 
 
 @every_loss

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .ops import Operand, exp_nonpositive, log, log1p, tanh, where
+from .ops import Operand, exp_nonpositive, log, log1p, nothing_of, tanh, where
 
 
 def exponential(x: Operand, peak: Operand) -> Operand:
@@ -145,7 +145,8 @@ def finish_terms(
 ) -> Any:  # fmt: skip
     """The row's loss, and all that `slopes_of_terms` wants."""
     value = cost + 0.0 * level  # a NaN shows
-    return value, rest, total, share, level, peak_slopes, other_slopes, peak_curvatures, other_curvatures
+    nothing = nothing_of(value)
+    return value, nothing, rest, total, share, level, peak_slopes, other_slopes, peak_curvatures, other_curvatures
 
 
 def slopes_of_terms(

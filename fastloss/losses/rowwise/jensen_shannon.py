@@ -172,10 +172,11 @@ def _logit_element(
     )
 
 
-def _logit_by_target(x: Any, y: Any, peak: Any, level: Any, beta: Any) -> Any:
+def _logit_by_target(x: Any, y: Any, peak: Any, level: Any, nothing: Any, beta: Any) -> Any:
     apart = _logit_apart(x, y, peak, level)
     ratio, _ = _ratios(apart, beta)
-    return _slopes(y, ratio, 1.0 / (product(beta, exp(apart)) + (1.0 - beta)), 1.0 - beta, beta)
+    grad, hess = _slopes(y, ratio, 1.0 / (product(beta, exp(apart)) + (1.0 - beta)), 1.0 - beta, beta)
+    return grad + nothing, hess
 
 
 jensen_shannon = function_of(JensenShannon)

@@ -160,10 +160,11 @@ def _of_probabilities(target: _Target) -> tuple[RowFormula, RowFormula]:
     def element(x: Any, y: Any, nothing: Any, epsilon: Any) -> Any:
         outside = (x < epsilon) | (x > 1.0)
         slope = probability(y, epsilon) / x
-        return where(outside, nothing, -slope), where(outside, 0.0, slope / x)
+        return nothing + where(outside, 0.0, -slope), where(outside, 0.0, slope / x)
 
-    def by_target(x: Any, y: Any, epsilon: Any) -> Any:
-        return slopes(y, clip(x, epsilon, 1.0), epsilon)
+    def by_target(x: Any, y: Any, nothing: Any, epsilon: Any) -> Any:
+        first, second = slopes(y, clip(x, epsilon, 1.0), epsilon)
+        return nothing + first, second
 
     return RowFormula(None, statistics, _finish, element), RowFormula(None, statistics, _finish, by_target)
 
@@ -178,8 +179,9 @@ def _of_log_probabilities(target: _Target) -> tuple[RowFormula, RowFormula]:
     def element(y: Any, nothing: Any) -> Any:
         return nothing - probability(y), 0.0
 
-    def by_target(x: Any, y: Any) -> Any:
-        return slopes(y, logarithm(y) - x)
+    def by_target(x: Any, y: Any, nothing: Any) -> Any:
+        first, second = slopes(y, logarithm(y) - x)
+        return nothing + first, second
 
     return RowFormula(None, statistics, _finish, element), RowFormula(None, statistics, _finish, by_target)
 
@@ -200,8 +202,9 @@ def _of_logits(target: _Target) -> tuple[RowFormula, RowFormula]:
     ) -> Any:
         return slopes_by_goal(probability(y), kept, rest, total, share, mass, peak_goals, other_goals)
 
-    def by_target(x: Any, y: Any, peak: Any, level: Any) -> Any:
-        return slopes(y, (logarithm(y) + (peak - x)) + level)
+    def by_target(x: Any, y: Any, peak: Any, level: Any, nothing: Any) -> Any:
+        first, second = slopes(y, (logarithm(y) + (peak - x)) + level)
+        return nothing + first, second
 
     return (
         RowFormula("peak", statistics, _logits_finish, element),
@@ -221,7 +224,8 @@ def _logits_finish(others: Any, peaks: Any, peak_goals: Any, other_goals: Any, c
 def _logits_level(others: Any, peaks: Any, peak_goals: Any, other_goals: Any, cost: Any) -> Any:
     level = log1p(others + (peaks - 1.0))
     value = (other_goals + peak_goals) * level + cost
-    return value, level
+    nothing = nothing_of(value)
+    return value, level, nothing
 
 
 _FORMULAS = {

@@ -70,14 +70,15 @@ def _finish(
     cost, slope, curvature = _terms(margin, scale, p)
     others = ties - 1.0
     value = costs + others * cost
+    nothing = nothing_of(value)  # a NaN shows in the row's gradient
     pull = slopes + others * slope
     bend = curvatures + others * curvature
-    return value, scale, pull, bend
+    return value, nothing, scale, pull, bend
 
 
-def _element(x: Any, target_x: Any, margin: Any, p: Any, scale: Any) -> Any:
+def _element(x: Any, target_x: Any, margin: Any, p: Any, nothing: Any, scale: Any) -> Any:
     _, slope, curvature = _terms(_distance(x, target_x, margin), scale, p)
-    return slope, curvature
+    return slope + nothing, curvature
 
 
 def _target(pull: Any, bend: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from ...families.definition import Domain, Example, Peers, function_of, optional_weights
 from ...families.rowwise import RowwiseLoss
-from ...formula.ops import exp_nonpositive, log1p_unit, product, where
+from ...formula.ops import exp_nonpositive, log1p_unit, nothing_of, product, where
 from ...formula.probability import sigmoid_slope, sigmoids
 from ...formula.rows import RowFormula
 
@@ -41,7 +41,7 @@ def _statistics(x: Any, y: Any, class_weight: Any) -> Any:
 
 def _finish(cost: Any, classes: Any) -> Any:
     value = cost / classes
-    each = 1.0 / classes
+    each = 1.0 / classes + nothing_of(cost)  # a NaN shows in the row's gradient
     return value, each
 
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from ...families.definition import Domain, Example, Peers, function_of, wrt
 from ...families.rowwise import RowwiseLoss
-from ...formula.ops import sign
+from ...formula.ops import nothing_of, sign
 from ...formula.rows import RowFormula
 
 
@@ -42,15 +42,16 @@ def _statistics(x: Any, y: Any) -> Any:
 
 def _finish(apart: Any) -> Any:
     value = 0.5 * apart
-    return (value,)
+    nothing = nothing_of(value)  # a NaN shows in the row's gradient
+    return value, nothing
 
 
-def _element(x: Any, y: Any) -> Any:
-    return 0.5 * sign(x - y), 0.0
+def _element(x: Any, y: Any, nothing: Any) -> Any:
+    return 0.5 * sign(x - y) + nothing, 0.0
 
 
-def _element_by_target(x: Any, y: Any) -> Any:
-    return 0.5 * sign(y - x), 0.0
+def _element_by_target(x: Any, y: Any, nothing: Any) -> Any:
+    return 0.5 * sign(y - x) + nothing, 0.0
 
 
 total_variation = function_of(TotalVariation)
