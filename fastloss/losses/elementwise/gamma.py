@@ -4,20 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Domain, Example, Peers, flag, function_of
-from ...families.elementwise import ElementwiseLoss
+from ...families.definition import Example, Peers, flag, function_of
+from ...families.means import MeanLoss
 from ...formula.ops import exp, expm1, log, where
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gamma(ElementwiseLoss):
+class Gamma(MeanLoss):
     """Half the deviance of a Gamma distribution of mean p, but for what depends on the target alone: ``log p + y / p``.
 
     With ``log_input`` the prediction x is the mean's logarithm: ``x + y exp(-x)``, as scikit-learn's ``HalfGammaLoss``
     (McCullagh and Nelder 1989, doi:10.1007/978-1-4899-3242-6).
     """
 
-    log_input: bool = flag(False, "whether y_pred holds logarithms of means")
     half: bool = flag(True, "whether to give half of the deviance")
 
     peers: ClassVar[Peers] = Peers(
@@ -34,18 +33,6 @@ class Gamma(ElementwiseLoss):
     def formulas(cls) -> dict[str, Callable[..., Any]]:
         """Every formula of this loss by label."""
         return {"means": means, "logarithms": logarithms}
-
-    def variant(self) -> str:
-        """Label of the formula that this configuration uses."""
-        return "logarithms" if self.log_input else "means"
-
-    def domain(self) -> Domain:
-        """A positive number, and its expected value or the logarithm of that."""
-        return Domain("positive", "logit" if self.log_input else "positive")
-
-    def kinks(self, y: Any) -> tuple[Any, ...]:
-        """Where the gradient by a logarithm is computed another way."""
-        return (-0.5, 0.5) if self.log_input else ()
 
 
 def means(y: Any, p: Any, half: Any) -> Any:

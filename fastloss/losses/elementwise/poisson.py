@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...families.definition import Domain, Example, Peers, flag, function_of, non_negative
-from ...families.elementwise import ElementwiseLoss
+from ...families.means import MeanLoss
 from ...formula.ops import exp, expm1, log, product, where
 
 
 @dataclass(frozen=True, kw_only=True)
-class Poisson(ElementwiseLoss):
+class Poisson(MeanLoss):
     """Negative log-likelihood of a count under a Poisson distribution of mean p: ``p - y log(p + epsilon)``, as Keras.
 
     With ``log_input`` the prediction x is the mean's logarithm: ``exp(x) - y x``, as torch's ``poisson_nll_loss`` and
@@ -18,7 +18,6 @@ class Poisson(ElementwiseLoss):
     ``y log y - y + log(2 pi y) / 2`` where y > 1, as torch.
     """
 
-    log_input: bool = flag(False, "whether y_pred holds logarithms of means")
     full: bool = flag(False, "whether to add an approximation of log(y!)")
     epsilon: float = non_negative(1e-7, "added to means before their logarithm is taken")
 
@@ -43,15 +42,11 @@ class Poisson(ElementwiseLoss):
 
     def variant(self) -> str:
         """Label of the formula that this configuration uses."""
-        return ("logarithms" if self.log_input else "means") + (".full" if self.full else "")
+        return super().variant() + (".full" if self.full else "")
 
     def domain(self) -> Domain:
         """A count, and its expected number or the logarithm of that."""
         return Domain("non_negative", "logit" if self.log_input else "positive")
-
-    def kinks(self, y: Any) -> tuple[Any, ...]:
-        """Where the gradient by a logarithm is computed another way."""
-        return (-0.5, 0.5) if self.log_input else ()
 
 
 def means(y: Any, p: Any, epsilon: Any) -> Any:

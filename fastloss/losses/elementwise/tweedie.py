@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...families.definition import Domain, Example, Peers, flag, function_of, real
-from ...families.elementwise import ElementwiseLoss
+from ...families.means import MeanLoss
 from ...formula.ops import exp, exp_in_factors, exp_nonpositive, expm1, expm1_nonpositive, where
 from ...formula.ops import power as raised
 from .gamma import logarithms as gamma_logarithms
@@ -15,7 +15,7 @@ from .poisson import means as poisson_means
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tweedie(ElementwiseLoss):
+class Tweedie(MeanLoss):
     """Half the deviance of a Tweedie distribution (Jorgensen 1987, doi:10.1111/j.2517-6161.1987.tb01685.x).
 
     ``p^(2 - power) / (2 - power) - y p^(1 - power) / (1 - power)``, without what depends on the target alone, and its
@@ -25,7 +25,6 @@ class Tweedie(ElementwiseLoss):
     """
 
     power: float = real(1.5, "the variance is the mean to this power; between 1 and 2 targets may be 0")
-    log_input: bool = flag(False, "whether y_pred holds logarithms of means")
     half: bool = flag(True, "whether to give half of the deviance")
 
     peers: ClassVar[Peers] = Peers(
@@ -66,7 +65,7 @@ class Tweedie(ElementwiseLoss):
     def variant(self) -> str:
         """Label of the formula that this configuration uses."""
         special = f".{self.power:.0f}" if self.power in (0.0, 1.0, 2.0) else ""
-        return ("logarithms" if self.log_input else "means") + special
+        return super().variant() + special
 
     def domain(self) -> Domain:
         """What has such a distribution, and its expected value or the logarithm of that."""
