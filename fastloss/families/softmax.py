@@ -17,7 +17,7 @@ from ..formula.softmax import (
 from .parameters import clip_margin, flag, needing, non_negative, optional_positive, optional_weights, positive
 from .rowwise import RowwiseLoss
 
-Z_LOSS = "z: each loss has z logsumexp(x)^2 besides, which no class weights weigh"
+Z_LOSS = "z: each loss has z logsumexp^2 of capped, divided logits besides, which no class weights weigh"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

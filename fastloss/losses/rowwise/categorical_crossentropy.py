@@ -16,9 +16,10 @@ from ...formula.targets import goal_of
 class CategoricalCrossentropy(SoftmaxLoss):
     """Cross-entropy of a distribution over classes: ``-sum_c w[c] y[c] log p[c]``, one-hot or soft y.
 
-    From logits x, ``p = softmax(x)`` and the loss is exact. From probabilities, each row is first divided by its sum
-    and clipped to [epsilon, 1 - epsilon] (as Keras' ``CategoricalCrossentropy``; class weights as torch's
-    ``cross_entropy``).
+    From logits x, ``p = softmax(x)`` of what ``softcap`` (Gemma 2, arXiv:2408.00118) and ``temperature`` make of x,
+    with nothing clipped; ``z_loss`` (PaLM, arXiv:2204.02311) adds ``z logsumexp^2`` of the same. From probabilities,
+    each row is first divided by its sum and clipped to [epsilon, 1 - epsilon] (as Keras' ``CategoricalCrossentropy``;
+    class weights as torch's ``cross_entropy``).
     """
 
     label_smoothing: float = unit_interval(0.0, "s: the target becomes y (1 - s) + s / classes")

@@ -15,9 +15,10 @@ from ...formula.softmax import exponential, missing, softmax_sums
 class SparseCategoricalCrossentropy(SoftmaxLoss):
     """Negative log-probability of the true class, given by its number: ``-w[y] log p[y]``.
 
-    From logits x, ``p = softmax(x)`` and the loss is exact. From probabilities, each row is first divided by its sum
-    and clipped to [epsilon, 1 - epsilon] (as Keras' ``SparseCategoricalCrossentropy``; class weights and smoothing as
-    torch's ``cross_entropy``).
+    From logits x, ``p = softmax(x)`` of what ``softcap`` (Gemma 2, arXiv:2408.00118) and ``temperature`` make of x,
+    with nothing clipped; ``z_loss`` (PaLM, arXiv:2204.02311) adds ``z logsumexp^2`` of the same. From probabilities,
+    each row is first divided by its sum and clipped to [epsilon, 1 - epsilon] (as Keras'
+    ``SparseCategoricalCrossentropy``; class weights and smoothing as torch's ``cross_entropy``).
     """
 
     label_smoothing: float = unit_interval(0.0, "s: the target becomes (1 - s) onehot(y) + s / classes")
