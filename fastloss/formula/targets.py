@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .ops import where
+from .ops import nothing_of, where
 
 
 def signed(y: Any, binary: Any) -> Any:
@@ -15,3 +15,14 @@ def signed(y: Any, binary: Any) -> Any:
 def goal_of(y: Any, class_weight: Any, label_smoothing: Any, classes: Any) -> Any:
     """What a row asks of one class: its smoothed target times its weight."""
     return class_weight * (y * (1.0 - label_smoothing) + label_smoothing / classes)
+
+
+def unseen(x: Any) -> Any:
+    """What a row's loss has of all its classes where only the true one counts: a NaN shows, also at another class."""
+    nothing = nothing_of(x)
+    return nothing  # noqa: RET504  results go by their names
+
+
+def no_slope(nothing: Any) -> Any:
+    """Gradient and Hessian of the other classes then."""
+    return nothing, 0.0

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 from ...families.definition import Example, Peers, function_of, integer, unit_interval, wrt
 from ...families.softmax import SoftmaxLoss
-from ...formula.ops import log1p, nothing_of, product, quotient, where
+from ...formula.ops import log1p, nothing_of, product, quotient
 from ...formula.probability import log_clipped, reached
 from ...formula.rows import RowFormula
-from ...formula.softmax import slopes_by_goal, softmax_sums
+from ...formula.softmax import parted, slopes_by_goal, softmax_sums
 from ...formula.targets import goal_of
 
 
@@ -91,10 +91,6 @@ class CategoricalCrossentropy(SoftmaxLoss):
             "probabilities.y_true": probabilities._replace(element=_probability_by_target, by_target=True),
         }
 
-    def variant(self) -> str:
-        """Label of the formula that this configuration uses."""
-        return ("logits" if self.from_logits else "probabilities") + (".y_true" if self.wrt == "y_true" else "")
-
 
 # -- from logits -------------------------------------------------------------------------------------------------
 
@@ -103,8 +99,7 @@ def _statistics(x: Any, y: Any, peak: Any, class_weight: Any, label_smoothing: A
     kept, others, peaks = softmax_sums(x, peak)
     goal = goal_of(y, class_weight, label_smoothing, classes)
     # Apart, because the gradient at a peak wants the other goals without a subtraction that cancels.
-    peak_goals = where(x == peak, goal, 0.0)
-    other_goals = where(x == peak, 0.0, goal)
+    peak_goals, other_goals = parted(x, peak, goal)
     distance = product(goal, peak - x)
     return kept, others, peaks, peak_goals, other_goals, distance
 

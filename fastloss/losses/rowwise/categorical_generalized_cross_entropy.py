@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 from ...families.definition import Example, Peers, flag, function_of, open_unit_interval, optional_integer
 from ...families.rowwise import RowwiseLoss
-from ...formula.ops import exp_nonpositive, expm1_nonpositive, log, log1p, nothing_of, power, where
+from ...formula.ops import exp_nonpositive, expm1_nonpositive, log, log1p, power, where
 from ...formula.rows import RowFormula
 from ...formula.softmax import exponential, missing, softmax_sums
+from ...formula.targets import no_slope, unseen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,7 @@ class CategoricalGeneralizedCrossEntropy(RowwiseLoss):
         """Every formula of this loss by label."""
         return {
             "logits": RowFormula("peak", softmax_sums, _finish, _element, _target),
-            "probabilities": RowFormula(
-                None, _probability_statistics, _probability_finish, _probability_element, _probability_target
-            ),
+            "probabilities": RowFormula(None, unseen, _probability_finish, no_slope, _probability_target),
         }
 
 
@@ -80,25 +79,15 @@ def _target(peak: Any, target_x: Any, q: Any, rest: Any, total: Any, share: Any)
 # -- from probabilities ----------------------------------------------------------------------------------------------
 
 
-def _probability_statistics(x: Any) -> Any:
-    nothing = nothing_of(x)  # a NaN shows, also at another class
-    return nothing
-
-
 def _probability_finish(nothing: Any, target_x: Any, q: Any) -> Any:
     # Without cancellation near 1; 1 and more has no negative logarithm.
     below = -expm1_nonpositive(q * log(where(target_x < 1.0, target_x, 1.0)))
     value = nothing + where(target_x < 1.0, below, 1.0 - power(target_x, q)) / q
-    rest = nothing
-    return value, rest
+    return value, nothing
 
 
-def _probability_element(rest: Any) -> Any:
-    return rest, 0.0
-
-
-def _probability_target(target_x: Any, q: Any, rest: Any) -> Any:
-    return rest - power(target_x, q - 1.0), (1.0 - q) * power(target_x, q - 2.0)
+def _probability_target(target_x: Any, q: Any, nothing: Any) -> Any:
+    return nothing - power(target_x, q - 1.0), (1.0 - q) * power(target_x, q - 2.0)
 
 
 categorical_generalized_cross_entropy = function_of(CategoricalGeneralizedCrossEntropy)

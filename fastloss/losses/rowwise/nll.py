@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 
 from ...families.definition import Domain, Example, Peers, function_of, optional_integer, optional_weights
 from ...families.rowwise import RowwiseLoss
-from ...formula.ops import nothing_of, product
+from ...formula.ops import product
 from ...formula.rows import RowFormula
+from ...formula.targets import no_slope, unseen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,26 +35,16 @@ class NLL(RowwiseLoss):
     @classmethod
     def row_formulas(cls) -> dict[str, RowFormula]:
         """The formula of this loss."""
-        return {"log_probabilities": RowFormula(None, _statistics, _finish, _element, _target)}
-
-
-def _statistics(x: Any) -> Any:
-    nothing = nothing_of(x)  # a NaN shows, also at another class
-    return nothing
+        return {"log_probabilities": RowFormula(None, unseen, _finish, no_slope, _target)}
 
 
 def _finish(nothing: Any, target_x: Any, target_weight: Any) -> Any:
     value = nothing - product(target_weight, target_x)
-    rest = nothing
-    return value, rest
+    return value, nothing
 
 
-def _element(rest: Any) -> Any:
-    return rest, 0.0
-
-
-def _target(rest: Any, target_weight: Any) -> Any:
-    return rest - target_weight, 0.0
+def _target(nothing: Any, target_weight: Any) -> Any:
+    return nothing - target_weight, 0.0
 
 
 nll = function_of(NLL)
