@@ -69,7 +69,7 @@ def requests(loss: Loss, dtype: str) -> Iterator[Request]:
     elif loss.family == "sequence":  # nor here; and one kernel does for any size
         small, large = [(2, 4, 3)], None
     elif loss.unit == "row" and loss.several:
-        small, large = [(2, 4)], None
+        small, large = [(2, 8), (2, 16), (2, 32), (2, 64)], None
     elif loss.unit == "row":
         long_row = LONG_ROWS_FROM // size
         small, large = [(2, 4), (2, 200)], (BYPASS_CACHE_FROM // LONG_ROWS_FROM, long_row)

@@ -515,7 +515,7 @@ def test_the_kink_has_no_slope():
 
 @every_variant
 def test_nan_is_never_hidden_and_goes_nowhere_else(loss):
-    given = operands(loss, (9, 70) if loss.unit == "row" else (9, 7))
+    given = operands(loss, (9, 7))
     good = each(loss, *given)
     for number in range(len(given)):
         spoiled = [array.copy() for array in given]
@@ -527,7 +527,7 @@ def test_nan_is_never_hidden_and_goes_nowhere_else(loss):
         np.testing.assert_array_equal(np.isnan(value), lost)
         for gradient, before in zip(gradients, good[1], strict=True):
             np.testing.assert_array_equal(gradient[~lost], before[~lost])
-        assert any(np.isnan(gradient[lost]).any() for gradient in gradients)
+            assert np.isnan(gradient[lost]).all()
 
 
 @every_sweep
@@ -606,8 +606,14 @@ def test_call(loss, dtype):
         same(loss.grad_and_hess(*given), (gradients, hessians))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@every_sweep
+@pytest.mark.parametrize(
+    ("loss", "dtype"),
+    [
+        pytest.param(loss, dtype, id=f"{label_of(loss)}-{dtype}")
+        for dtype, losses in (("float32", SWEPT), ("bfloat16", ONE_OF_EACH))
+        for loss in losses
+    ],
+)
 def test_sizes(loss, dtype):
     """Around vectors (64 float32, 32 float64), groups of them and chunks of 8192; rows of any shape."""
     loss = with_reduction(loss, "sum")
@@ -755,7 +761,7 @@ FENCED = """
     from sampling import DTYPES, with_reduction
     for swept in SWEPT:
         loss = with_reduction(swept, "none")
-        sizes = (1, 15, 16, 17, 33, 63, 64, 65, 129)
+        sizes = (1, 7, 8, 9, 63, 64, 65, 129)
         shapes = [(3, n) for n in sizes] + [(1700, 3)] if loss.unit == "row" else [(n,) for n in (*sizes, 8191, 8193)]
         for dtype in ("float32", "bfloat16") if swept in ONE_OF_EACH else ("float32",):
             for shape in shapes:

@@ -20,7 +20,7 @@ LARGE, MEDIUM = (10**7,), (10**5,)
 HALF_GOALS = {"vs float32": 1.0, "torch": 4.0}
 TINY_GOALS = {"us/call": 4.0, "torch": 15.0}
 #: Of families whose calls are more work to check.
-TINY_GOALS_OF = {"sequence": {"us/call": 40.0, "torch": 3.0}, "allpairs": {"torch": 1.0}}
+TINY_GOALS_OF = {"sequence": {"us/call": 40.0, "torch": 3.0}, "allpairs": {"torch": 1.0}, "pairwise": {"torch": 1.0}}
 #: The speed that is wanted where a case has goals of its own.
 WANTED: dict[Key, dict[str, float]] = {
     ("mean_squared_error", "", "float32", LARGE): {"limit": 0.8, "torch": 8.0},
@@ -28,6 +28,8 @@ WANTED: dict[Key, dict[str, float]] = {
     ("binary_crossentropy", "logits", "float32", MEDIUM): {"torch": 6.0},
     ("binary_crossentropy", "logits", "float64", LARGE): {"torch": 10.0},
     ("ctc", "logits", "float32", (32, 200, 64)): {"torch": 10.0},
+    ("cosine_embedding", "", "float32", (8192, 16)): {"torch": 1.0},
+    ("triplet_margin", "", "float32", (8192, 16)): {"torch": 1.0},
     ("sparse_categorical_crossentropy", "logits", "float32", (8192, 10)): {"torch": 8.0},
     ("sparse_categorical_crossentropy", "logits", "float32", (4096, 1000)): {"torch": 4.0},
     ("sparse_categorical_crossentropy", "logits", "float32", (512, 32000)): {"torch": 9.0},
