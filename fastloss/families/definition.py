@@ -1,5 +1,6 @@
 """Everything a loss file needs, in one import."""
 
+from ..formula.rows import RowFormula
 from .declaration import Domain, Example, Peers
 from .functional import function_of
 from .parameters import (
@@ -27,6 +28,7 @@ __all__ = [
     "Domain",
     "Example",
     "Peers",
+    "RowFormula",
     "axes",
     "choice",
     "clip_margin",

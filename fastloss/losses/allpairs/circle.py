@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...families.allpairs import NEGATIVE, POSITIVE, AllPairsLoss, Found
-from ...families.definition import Example, Peers, flag, function_of, positive, unit_interval
+from ...families.definition import Example, Peers, RowFormula, flag, function_of, positive, unit_interval
 from ...formula.ops import exp_nonpositive, log, positive_part, quotient, sigmoid, softplus, where
-from ...formula.rows import RowFormula
 
 
 @dataclass(frozen=True, kw_only=True)

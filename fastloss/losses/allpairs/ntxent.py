@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...families.allpairs import NEGATIVE, POSITIVE, AllPairsLoss, Found
-from ...families.definition import Example, Peers, function_of, positive
+from ...families.definition import Example, Peers, RowFormula, function_of, positive
 from ...formula.ops import exp_nonpositive, log, quotient, sigmoid, softplus, where
-from ...formula.rows import RowFormula
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Example, Peers, function_of, integer, unit_interval, wrt
+from ...families.definition import Example, Peers, RowFormula, function_of, integer, unit_interval, wrt
 from ...families.softmax import SoftmaxLoss
 from ...formula.ops import log1p, nothing_of, product, quotient
 from ...formula.probability import log_clipped, reached
-from ...formula.rows import RowFormula
 from ...formula.softmax import parted, slopes_by_goal, softmax_sums
 from ...formula.targets import goal_of
 

@@ -3,11 +3,20 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Example, Peers, clip_margin, flag, function_of, non_negative, unit_interval, weights
+from ...families.definition import (
+    Example,
+    Peers,
+    RowFormula,
+    clip_margin,
+    flag,
+    function_of,
+    non_negative,
+    unit_interval,
+    weights,
+)
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import clip, log, or_nothing, power, product, quotient
 from ...formula.probability import reached
-from ...formula.rows import RowFormula
 from ...formula.softmax import finish_terms, missing, parted, shares, slopes_of_terms, softmax_sums
 from ...formula.targets import goal_of
 

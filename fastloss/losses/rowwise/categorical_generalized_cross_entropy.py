@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Example, Peers, flag, function_of, open_unit_interval, optional_integer
+from ...families.definition import Example, Peers, RowFormula, flag, function_of, open_unit_interval, optional_integer
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import exp_nonpositive, expm1_nonpositive, log, log1p, power, where
-from ...formula.rows import RowFormula
 from ...formula.softmax import exponential, missing, softmax_sums
 from ...formula.targets import no_slope, unseen
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Domain, Example, Peers, flag, function_of, unit_interval, wrt
+from ...families.definition import Domain, Example, Peers, RowFormula, flag, function_of, unit_interval, wrt
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import (
     exp,
@@ -20,7 +20,6 @@ from ...formula.ops import (
     softplus,
     where,
 )
-from ...formula.rows import RowFormula
 from ...formula.softmax import finish_terms, missing, parted, shares, slopes_of_terms, softmax_sums
 
 

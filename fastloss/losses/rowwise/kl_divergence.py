@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from ...families.definition import Domain, Example, Peers, flag, function_of, open_unit_interval, wrt
+from ...families.definition import Domain, Example, Peers, RowFormula, flag, function_of, open_unit_interval, wrt
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import clip, exp, log, log1p, nothing_of, product, where
-from ...formula.rows import RowFormula
 from ...formula.softmax import parted, slopes_by_goal, softmax_sums
 
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Domain, Example, Peers, function_of, one_of, optional_weights, real
+from ...families.definition import Domain, Example, Peers, RowFormula, function_of, one_of, optional_weights, real
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import nothing_of, positive_part, product, where
-from ...formula.rows import RowFormula
 
 
 @dataclass(frozen=True, kw_only=True)

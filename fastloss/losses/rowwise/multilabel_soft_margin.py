@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Domain, Example, Peers, function_of, optional_weights
+from ...families.definition import Domain, Example, Peers, RowFormula, function_of, optional_weights
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import exp_nonpositive, log1p_unit, nothing_of, product, where
 from ...formula.probability import sigmoid_slope, sigmoids
-from ...formula.rows import RowFormula
 
 
 @dataclass(frozen=True, kw_only=True)

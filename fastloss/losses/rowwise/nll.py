@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Domain, Example, Peers, function_of, optional_integer, optional_weights
+from ...families.definition import Domain, Example, Peers, RowFormula, function_of, optional_integer, optional_weights
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import product
-from ...formula.rows import RowFormula
 from ...formula.targets import no_slope, unseen
 
 

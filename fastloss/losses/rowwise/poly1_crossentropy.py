@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Domain, Example, Peers, function_of, real
+from ...families.definition import Domain, Example, Peers, RowFormula, function_of, real
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import log1p, product, where
-from ...formula.rows import RowFormula
 from ...formula.softmax import missing, parted, slopes_by_goal, softmax_sums
 
 

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Example, Peers, function_of, optional_integer, unit_interval
+from ...families.definition import Example, Peers, RowFormula, function_of, optional_integer, unit_interval
 from ...families.softmax import SoftmaxLoss
 from ...formula.ops import log1p, product, quotient, where
 from ...formula.probability import log_clipped, reached
-from ...formula.rows import RowFormula
 from ...formula.softmax import exponential, missing, softmax_sums
 
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Domain, Example, Peers, function_of, wrt
+from ...families.definition import Domain, Example, Peers, RowFormula, function_of, wrt
 from ...families.rowwise import RowwiseLoss
 from ...formula.ops import nothing_of, sign
-from ...formula.rows import RowFormula
 
 
 @dataclass(frozen=True, kw_only=True)

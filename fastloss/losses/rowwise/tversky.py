@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...families.definition import Example, Peers, function_of, non_negative
+from ...families.definition import Example, Peers, RowFormula, function_of, non_negative
 from ...families.overlap import OverlapLoss
 from ...formula.ops import tanh
 from ...formula.probability import sigmoid_slope, sigmoids
-from ...formula.rows import RowFormula
 
 
 @dataclass(frozen=True, kw_only=True)
