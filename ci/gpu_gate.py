@@ -2,10 +2,10 @@
 """Compile every CUDA kernel, with no GPU and no driver, and check the machine code.
 
 `python3 ci/dev.py gpu-gate` installs NVIDIA's compiler (ci/gpu.txt) and runs this. By default every kernel of the
-losses that stand for all and one kernel of each other formula is compiled for one architecture, and the former's that
-must not spill for sm_90 and one more; hashes choose them. `--only` takes every kernel with a text in its label,
-`--all` every kernel, for every architecture. The findings come last, one a line; any makes the exit status 1. The
-table of registers, spills, shared memory and instructions is written as report.json and report.md.
+losses that stand for all and one kernel of each other formula is compiled for one architecture: for sm_90 those of
+the former that must not spill, else for one that a hash chooses. `--only` takes every kernel with a text in its
+label, `--all` every kernel, for every architecture. The findings come last, one a line; any makes the exit status 1.
+The table of registers, spills, shared memory and instructions is written as report.json and report.md.
 """
 
 from __future__ import annotations
@@ -240,18 +240,12 @@ def compile_job(job: Job) -> Result:
     return Result(gpu_compiler.read_log(log), gpu_compiler.read_code(disassembly), seconds)
 
 
-def architectures_for(text: str, chosen: list[int] | None, several: bool = True) -> list[int]:
-    """The given ones; else the reference and one more, always the same one while the text does not change.
-
-    Or, if not ``several``, just one, each as often as any other.
-    """
+def architectures_for(text: str, chosen: list[int] | None, hot: bool) -> list[int]:
+    """The given ones; else one: the reference if it must not spill, else one of all, the same while the text is."""
     if chosen:
         return chosen
-    others = [number for number in ARCHITECTURES if number != REFERENCE]
     digest = hashlib.sha256(text.encode()).digest()
-    if not several:
-        return [list(ARCHITECTURES)[int.from_bytes(digest[:8]) % len(ARCHITECTURES)]]
-    return sorted([REFERENCE, others[int.from_bytes(digest[:8]) % len(others)]])
+    return [REFERENCE if hot else list(ARCHITECTURES)[int.from_bytes(digest[:8]) % len(ARCHITECTURES)]]
 
 
 def jobs_of(kernel: Kernel, chosen: list[int] | None) -> list[Job]:

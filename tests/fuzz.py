@@ -53,8 +53,15 @@ LARGE_SIZES = (8193, 16_384, 20_001, 40_000)
 LARGE_CLASSES = (5, 64, 97, 130, 1000, 1024, 8193)
 LAYOUTS = (fortran, strided, padded, reversed_memory, transposed, shifted, misaligned, read_only)
 CONFIGURED = {name: [loss for loss in configurations(LOSSES[name]) if represents(loss)] for name in REPRESENTATIVES}
-#: What needs few kernels: all parameters, but results of one number, targets of y_pred's type and int64 labels.
-USUAL = {name: [loss for loss in CONFIGURED[name] if getattr(loss, "class_weight", None) is None] for name in THOROUGH}
+
+
+def usual(loss):
+    """What needs few kernels: no class weights, and nothing around the formula."""
+    return getattr(loss, "class_weight", None) is None and not (is_rowwise(loss) and loss.around())
+
+
+#: All parameters of formulas; results are one number, targets of y_pred's type, labels int64.
+USUAL = {name: [loss for loss in CONFIGURED[name] if usual(loss)] for name in THOROUGH}
 
 
 @dataclasses.dataclass

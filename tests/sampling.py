@@ -206,7 +206,7 @@ def in_types(losses, types):
 def some_types_for(loss, types):
     """Half of `types_for`, other ones for other configurations: kernels take most of the time that tests take."""
     offered = types_for(loss.name, types)
-    first = turn(label_of(loss), range(len(offered)))
+    first = turn(f"{loss.name} {loss.variant()}", range(len(offered)))
     return [offered[(first + number) % len(offered)] for number in range((len(offered) + 1) // 2)]
 
 

@@ -59,7 +59,7 @@ MASKS = ["no mask", "leading", "full", "one left"]
 #: Few classes are transposed in registers, many are swept row by row.
 CLASSES = {"few": 5, "many": 70}
 #: Kernels tried beyond those of a plain configuration, for each loss and dtype.
-MORE_KERNELS = {"elementwise": 3, "rowwise": 4}
+MORE_KERNELS = {"elementwise": 2, "rowwise": 3}
 SEED = 20240
 
 
@@ -239,7 +239,7 @@ def test_the_sample_is_not_small():
             tried |= {(label_of(k[0]), *k[1:]) for k in chosen}
             assert {k[0].variant() for k in chosen if plain_kernel(k)} == set(labels)
         assert {kernel[1] for kernel in tried} == set(CALLS)
-        assert len(tried) > (0.2 if len(dtypes) > 1 else 0.1) * len(kernels_of(cls))
+        assert len(tried) > (0.15 if len(dtypes) > 1 else 0.1) * len(kernels_of(cls))
 
 
 # -- properties of calls -------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_masked_nan_and_infinity_reach_nothing(loss, dtype):
             np.testing.assert_array_equal(result, right)
 
 
-@pytest.mark.parametrize("loss", VARIANTS)
+@pytest.mark.parametrize("loss", [one for one in SWEPT if not getattr(one, "class_weight", None)], ids=label_of)
 def test_nothing_left(loss):
     """All masked, or an empty batch: 0.0, and gradients of exactly 0."""
     y, p = operands(loss, shape_for(loss, "few"), "float32")

@@ -163,7 +163,7 @@ def test_derivatives(loss, check, source):
 
 @pytest.mark.parametrize("source", [by_kernels, by_reference])
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("reduction", ["weighted_mean", "none"])
+@pytest.mark.parametrize("reduction", ["weighted_mean"])
 @pytest.mark.parametrize("loss", VARIANTS)
 def test_derivatives_with_weights_and_mask(loss, reduction, check, source):
     """The normaliser is the same for value, gradient and Hessian."""

@@ -27,6 +27,7 @@ from sampling import (
     computing,
     extreme,
     formula_configurations,
+    in_types,
     is_indexed,
     is_rowwise,
     label_of,
@@ -274,9 +275,8 @@ def test_extreme_operands(loss, dtype):
     judge(loss, y, p)
 
 
-@pytest.mark.parametrize("dtype", WORKING)
+@pytest.mark.parametrize(("loss", "dtype"), in_types(SWEPT, WORKING))
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("loss", VARIANTS)
 def test_reduced_value(loss, reduction, dtype):
     """One number of many losses: 1e-7 in float32, 1e-14 in float64."""
     loss = with_reduction(loss, reduction)
@@ -318,8 +318,7 @@ def test_logits_of_many_classes(name, classes, dtype):
     assert errors([[value]], [[sum(exact[0].flat)]], dtype).max() <= ULPS
 
 
-@pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
-@pytest.mark.parametrize("loss", VARIANTS)
+@pytest.mark.parametrize(("loss", "narrow"), in_types(SWEPT, ["float16", "bfloat16"]))
 def test_narrow_results_are_wide_results_rounded_once(loss, narrow):
     """float32's, or float64's where a formula computes in float64 whatever it is given."""
     rng = np.random.default_rng(8)

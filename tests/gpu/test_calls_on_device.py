@@ -27,4 +27,4 @@ def test_call(cls, dtype, record_property):
 @pytest.fixture(autouse=True)
 def fewer_kernels(monkeypatch):
     """There are more of them to compile here: weights, masks and every sweep have their own."""
-    monkeypatch.setattr(test_calls, "MORE_KERNELS", {"elementwise": 2, "rowwise": 2})
+    monkeypatch.setattr(test_calls, "MORE_KERNELS", {"elementwise": 1, "rowwise": 1})

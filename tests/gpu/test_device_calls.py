@@ -69,9 +69,9 @@ def test_elements_of_any_number(cupy, loss, dtype):
 def test_rows_of_any_length(cupy, loss):
     """The sweep changes with the number of classes; within each, rows begin anywhere or on whole packs."""
     sweeps = {
-        "slab": (1, 2, 3, 10, 31, 32),
-        "warp": (33, 64, 100, 127, 256, 1000, 1001, 1024),
-        "block": (1200, 4096, 4099, 9001),
+        "slab": (1, 2, 10, 31, 32),
+        "warp": (33, 64, 127, 1001, 1024),
+        "block": (1200, 4096, 9001),
     }
     for sweep, classes in ((sweep, classes) for sweep, sizes in sweeps.items() for classes in sizes):
         configured = with_classes(loss, classes)
