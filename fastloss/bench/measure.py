@@ -159,7 +159,7 @@ def measure(case: Case, effort: Effort, threads: int) -> Result:
     bytes_moved = data.y.nbytes + 2 * data.p.nbytes
     if bytes_moved >= LIMIT_FROM and case.loss.family != "allpairs":  # whose limit is the products of matrices
         calls |= streams(bytes_moved)
-        if wanted := primitives_of(case.loss):
+        if case.loss.family != "sequence" and (wanted := primitives_of(case.loss)):  # whose formula is not all it does
             calls[ARITHMETIC] = arithmetic(wanted, case.elements, _computing(case))
     return Result(case, bytes_moved, interleaved(calls, effort), refused)
 
