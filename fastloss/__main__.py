@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 from . import __version__
 
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
     return 0 if wanted or arguments[0] == "--version" else 2
 
 
-def load(file: Path) -> None:
+def load(file: Path) -> ModuleType:
     """Import a Python file by its path: the losses that it defines are in the registry then."""
     specification = spec_from_file_location(file.stem, file)
     assert specification is not None
@@ -59,6 +60,7 @@ def load(file: Path) -> None:
     module = module_from_spec(specification)
     sys.modules[file.stem] = module
     specification.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":

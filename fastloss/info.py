@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import time
 from importlib import import_module
@@ -20,7 +19,6 @@ PACKAGES = ("numpy", "numba", "llvmlite", "ml_dtypes", "torch", "cupy-cuda12x", 
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512bf16", "avx512fp16", "neon", "sve")
 #: Bytes that the probe of memory moves: more than caches hold.
 PROBED = 192 << 20
-ROUNDS = 5
 
 
 def _version(package: str) -> str | None:
@@ -40,31 +38,23 @@ def _kernels() -> dict[str, Any]:
     from . import mean_squared_error
     from .cpu import cache
 
-    obstacle = cache.obstacle()
-    found, began = cache.kept()[0], time.perf_counter()
+    obstacle, before, began = cache.obstacle(), cache.kept()[0], time.perf_counter()
     mean_squared_error([1.0], [2.0])
-    hit = not obstacle and cache.kept()[0] == found
+    took, after = time.perf_counter() - began, cache.kept()[0]
+    hit = not obstacle and after == before
     return {
         "kernel cache": f"not used: {obstacle}" if obstacle else str(cache.directory()),
-        "cached kernels": cache.kept()[0],
-        "first call": f"{'found in the cache' if hit else 'compiled'} in {time.perf_counter() - began:.2f} s",
+        "cached kernels": after,
+        "first call": f"{'found in the cache' if hit else 'compiled'} in {took:.2f} s",
     }
 
 
 def _memory() -> float:
     """Gigabytes a second that a kernel of two loads and a store moves, in the best way there is."""
     from .bench.limit import streams
+    from .bench.timing import QUICK, interleaved
 
-    def seconds(call: Any) -> float:
-        began = time.perf_counter()
-        call()
-        return time.perf_counter() - began
-
-    ways = list(streams(PROBED).values())
-    for call in ways:
-        call()
-    best = min(statistics.median(seconds(call) for _ in range(ROUNDS)) for call in ways)
-    return round(PROBED / best / 1e9, 1)
+    return round(PROBED / min(samples.median for samples in interleaved(streams(PROBED), QUICK).values()) / 1e9, 1)
 
 
 def _gpus() -> list[str] | str:

@@ -2,7 +2,6 @@
 
 import copy
 import doctest
-import importlib.util
 import inspect
 import pickle
 import sys
@@ -12,6 +11,7 @@ import pytest
 from catalogue import CALLS
 
 import fastloss as fl
+from fastloss.__main__ import load
 from fastloss.families.loss import snake_case
 
 TOYS = '''"""Losses of a user."""
@@ -277,20 +277,13 @@ def own_registry(monkeypatch):
     monkeypatch.setattr("fastloss.families.loss._REGISTRY", fl.losses.registry())
 
 
-def loaded(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def toys(own_registry, tmp_path, monkeypatch):
     """The module of the toy losses, as a user imports it."""
     path = tmp_path / "toy_losses.py"
     path.write_text(TOYS)
     monkeypatch.setitem(sys.modules, path.stem, None)
-    return loaded(path)
+    return load(path)
 
 
 # -- by hand, in NumPy -----------------------------------------------------------------------------
@@ -591,7 +584,7 @@ def test_a_formula_outside_of_the_subset_is_refused_with_its_place(own_registry,
     path = tmp_path / "bad_losses.py"
     path.write_text(BAD.format(**{**GOOD_PIECES, piece: code}))
     monkeypatch.setitem(sys.modules, path.stem, None)
-    module = loaded(path)
+    module = load(path)
     kind = module.BadElementwise if piece in ("formula", "helper") else module.BadRowwise
     line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if code in text)
     if code == "2.0 * s":
@@ -606,7 +599,7 @@ def test_the_same_file_with_good_formulas_works(own_registry, tmp_path, monkeypa
     path = tmp_path / "bad_losses.py"
     path.write_text(BAD.format(**GOOD_PIECES))
     monkeypatch.setitem(sys.modules, path.stem, None)
-    module = loaded(path)
+    module = load(path)
     value, grad = module.BadElementwise(reduction="sum").value_and_grad([1.0], [4.0])
     assert (value, grad.tolist()) == (3.0, [6.0])
     value, grad = module.BadRowwise(reduction="sum").value_and_grad([[0.0, 0.0]], [[3.0, 4.0]])
@@ -618,7 +611,7 @@ def test_a_single_statistic_may_be_returned_as_a_tuple(own_registry, tmp_path, m
     path.write_text(BAD.format(**GOOD_PIECES).replace("return s\n\n\n@", "return (s,)\n\n\n@"))
     assert "(s,)" in path.read_text()
     monkeypatch.setitem(sys.modules, path.stem, None)
-    assert loaded(path).BadRowwise(reduction="sum")([[0.0, 0.0]], [[3.0, 4.0]]) == 25.0
+    assert load(path).BadRowwise(reduction="sum")([[0.0, 0.0]], [[3.0, 4.0]]) == 25.0
 
 
 def test_a_formula_without_a_file_is_refused(own_registry):

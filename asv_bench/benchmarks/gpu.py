@@ -31,7 +31,8 @@ class Gpu:
         cupy = cupy_with_a_device()
         from fastloss.bench.data import operands
 
-        loss, arrays = case_of(case).loss, [cupy.asarray(side) for side in operands(case_of(case))]
+        found = case_of(case)
+        loss, arrays = found.loss, [cupy.asarray(side) for side in operands(found)]
         out = cupy.empty_like(arrays[1])
 
         def call() -> None:

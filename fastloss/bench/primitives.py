@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from ..families.loss import Loss
+from ..families.parameters import read_by
 from ..formula.ops import PRIMITIVES
 from ..formula.pairs import PairFormula
 from ..formula.rows import RowFormula
@@ -98,10 +98,8 @@ def _results(loss: Any, graph: Graph) -> Iterator[Any]:
 
     if not hasattr(loss, "row_formulas"):
         formula = loss.formulas()[loss.variant()]
-        names = list(inspect.signature(formula).parameters)[len(loss.operands) :]
-        usual = type(loss)()
-        written = all(getattr(loss, name) == getattr(usual, name) for name in names)  # into the kernel
-        parameters = (float(getattr(loss, name)) if written else operand(name) for name in names)
+        _, written = read_by(loss, formula)  # into the kernel
+        parameters = map(operand, argument_names(formula)[len(loss.operands) :]) if written is None else written
         yield from formula(*map(operand, loss.operands), *parameters)[: 1 + _predictions(loss)]
         return
     formula = loss.formula()

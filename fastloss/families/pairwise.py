@@ -18,6 +18,7 @@ from ..validate import Array, in_memory, output, precision_of, prediction, same_
 from .elementwise import BYPASS_CACHE_FROM
 from .layout import aligned, buffer_like, common_layout, contiguous, write_back
 from .loss import Loss
+from .parameters import read_by
 
 Results = tuple[Array | None, ...]
 
@@ -133,7 +134,7 @@ class PairwiseLoss(Loss, abstract=True):
         y = target(self.name, y_true) if "y_true" in self.operands else None
         pairs = Pairs(y, tuple(prediction(self.name, array, name) for name, array in named))
         shape = self.loss_shape(pairs)
-        grads, hesses = self._buffers(outputs, pairs, (sample_weight, mask), out, hess_out)
+        grads, hesses = self.buffers(outputs, pairs, (sample_weight, mask), out, hess_out, np.empty_like, output)
         precisions = (precision_of(pairs.first), self.computing(pairs.first))
         weighing = weighting(self.name, self.reduction, shape, precisions, sample_weight, mask, normalizer)
         return self._swept(outputs, pairs, shape, weighing, grads, hesses)
@@ -160,18 +161,22 @@ class PairwiseLoss(Loss, abstract=True):
             raise ValueError(rejected(self.name, "y_true", rule, pairs.y.shape, hint))
         return shape
 
-    def _buffers(
-        self, outputs: int, pairs: Pairs, others: tuple[Array | None, ...], out: Any, hess_out: Any
-    ) -> tuple[Results, Results]:
+    def buffers(
+        self,
+        outputs: int,
+        pairs: Pairs,
+        others: tuple[Any, ...],
+        out: Any,
+        hess_out: Any,
+        empty_like: Callable[[Any], Any],
+        checked: Callable[..., Any],
+    ) -> tuple[Any, Any]:
         """Where gradients and Hessians go: the caller's buffers, checked, or new ones."""
         taken = [*pairs.arrays, *others]
-        grads, hesses = (
-            self.buffers(wanted, argument, pairs, given, taken, np.empty_like, output)
-            for wanted, argument, given in ((outputs & GRAD, "out", out), (outputs & HESS, "hess_out", hess_out))
-        )
-        return grads, hesses
+        grads = self._buffers(outputs & GRAD, "out", pairs, out, taken, empty_like, checked)
+        return grads, self._buffers(outputs & HESS, "hess_out", pairs, hess_out, taken, empty_like, checked)
 
-    def buffers(
+    def _buffers(
         self,
         wanted: int,
         argument: str,
@@ -219,11 +224,7 @@ class PairwiseLoss(Loss, abstract=True):
     def _new_plan(self, types: tuple[str, ...], *wanted: bool) -> Any:
         """The kernel for operands of some types; ``wanted`` as `fastloss.cpu.pairwise.PairBuild` has it."""
         formula = self.formulas()[self.variant()]
-        names = list(inspect.signature(formula).parameters)[len(self.operands) :]
-        parameters = [float(getattr(self, name)) for name in names]
-        by_name = {field.name: field.default for field in dataclasses.fields(self)}
-        # Kernels for the defaults have them written in, as those of elementwise losses.
-        fixed = tuple(parameters) if parameters == [by_name[name] for name in names] else None
+        parameters, fixed = read_by(self, formula)
         sweep = backend("pairwise")
         build = sweep.PairBuild(formula, fixed, len(parameters), types, len(self.predictions()), *wanted)
         return sweep.PairPlan(build, parameters)

@@ -10,13 +10,14 @@ from ..dispatch import GRAD, HESS, VALUE
 from ..dispatch import on_device as is_there
 from ..gpu import launch
 from ..gpu import pairwise as kernels
-from ..gpu.pairwise_source import PairBuild, PairRowBuild, pair_parameters
+from ..gpu.pairwise_source import PairBuild, PairRowBuild
 from ..messages import rejected
 from ..reduction import checked_normalizer
 from ..validate import precision_of, require_prediction, require_target, storage_name
 from . import on_device
 from .layout import common_layout, write_back
 from .pairwise import Pairs
+from .parameters import read_by
 from .rowwise_on_device import MOST_CLASSES
 
 
@@ -45,11 +46,8 @@ def evaluate(
         normalizer = checked_normalizer(name, normalizer)
     with launch.current(p):
         weighed = on_device.weighed(name, shape, p, computing, sample_weight, mask, check, like)
-        taken = [*pairs.arrays, sample_weight, mask]
-        grads, hesses = (
-            loss.buffers(wanted, argument, pairs, given, taken, on_device.empty_like, on_device.output)
-            for wanted, argument, given in ((outputs & GRAD, "out", out), (outputs & HESS, "hess_out", hess_out))
-        )
+        made = on_device.empty_like, on_device.output
+        grads, hesses = loss.buffers(outputs, pairs, (sample_weight, mask), out, hess_out, *made)
         none = loss.reduction == "none"
         keep_order = loss.unit != "row" and weighed.weights is None and weighed.mask is None and not none
         layout = common_layout(*pairs.arrays, *grads, *hesses) if keep_order else "C"
@@ -104,7 +102,6 @@ def _launched(
         kernels.run_rows(build, given, parameters, value, scratch, device)
     else:
         function = loss.formulas()[loss.variant()]
-        asked = pair_parameters(function, len(loss.operands))
-        parameters = [float(getattr(loss, parameter)) for parameter in asked]
+        parameters, _ = read_by(loss, function)
         element_build = PairBuild(function, pairs.y is not None, len(names), *types, *wanted)
         kernels.run(element_build, given, parameters, value, scratch, device)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..formula.pairs import PairFormula
@@ -76,12 +75,6 @@ def _lists(build: Any) -> list[str]:
     ]
 
 
-@cache
-def pair_parameters(formula: Callable[..., Any], operands: int) -> tuple[str, ...]:
-    """The parameters that a formula reads, after its operands."""
-    return tuple(inspect.signature(formula).parameters)[operands:]
-
-
 @lru_cache(maxsize=512)
 def pair_kernel(build: PairBuild) -> Kernel:
     """The kernel of a loss with one loss per element."""
@@ -94,7 +87,7 @@ def pair_kernel(build: PairBuild) -> Kernel:
         *_types(build),
         *_constants(build, wanted),
         *_lists(build),
-        *_parameters(pair_parameters(build.formula, len(operands))),
+        *_parameters(argument_names(build.formula)[len(operands) :]),
         f"#define FORMULA {cuda_name(build.formula)}",
         f"#define FORMULA_OPERANDS {', '.join(operands)}",
         '#line 1 "formula"',
